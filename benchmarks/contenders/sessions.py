@@ -1,0 +1,124 @@
+"""This library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyramid.config import Configurator
+from pyramid.response import Response
+from sqlalchemy import ForeignKey, MetaData, String
+from sqlalchemy.orm import (
+    Mapped,
+    Session,
+    declarative_base,
+    mapped_column,
+    relationship,
+)
+
+from pyramid_sqlalchemy_sessions import (
+    BaseMixin,
+    CSRFMixin,
+    UseridMixin,
+    generate_secret_key,
+)
+
+from ..workloads import Workload
+from .base import PyramidContender
+
+__all__ = ["Sessions"]
+
+
+class Sessions(PyramidContender):
+    """The session of a request is this library's."""
+
+    def __init__(self, url: str, workload: Workload):
+        metadata = MetaData()
+        self.model, user_class = _models(metadata, workload.model)
+        super().__init__(url, workload, metadata)
+        self.secret_key = generate_secret_key()
+        if user_class is not None:
+            with Session(self.engine) as dbsession:
+                dbsession.add(user_class(id=1, name="name"))
+                dbsession.commit()
+
+    def configure(self, config: Configurator) -> None:
+        config.add_settings(
+            {"session.secret_key": self.secret_key, "session.model_class": self.model}
+        )
+        config.include("pyramid_sqlalchemy_sessions")
+
+    def untouched(self, request: Any) -> Response:
+        return Response("ok")
+
+    def read(self, request: Any) -> Response:
+        return Response(request.session["key"])
+
+    def read_missing(self, request: Any) -> Response:
+        return Response(f"{request.session.get('key')}")
+
+    def read_userid(self, request: Any) -> Response:
+        return Response(f"{request.session.userid}")
+
+    def read_user(self, request: Any) -> Response:
+        session = request.session
+        return Response(f"{session['key']} {session.instance.user.name}")
+
+    def read_full(self, request: Any) -> Response:
+        session = request.session
+        token = session.get_csrf_token()
+        return Response(f"{session['key']} {session.userid} {len(token)}")
+
+    def write(self, request: Any) -> Response:
+        request.session["counter"] = next(self.numbers)
+        return Response("ok")
+
+    def assign(self, request: Any) -> Response:
+        request.session["key"] = "value"
+        return Response("value")
+
+    def create(self, request: Any) -> Response:
+        session = request.session
+        session.update(self.data)
+        if self.workload.model != "plain":
+            session.userid = 1
+        if self.workload.model == "full":
+            session.new_csrf_token()
+        return Response("ok")
+
+
+def _models(metadata: MetaData, model: str) -> tuple[type, type | None]:
+    """Return the model of the session, and that of its user if it has one."""
+    Base: Any = declarative_base(metadata=metadata)
+
+    if model == "plain":
+
+        class PlainSession(BaseMixin, Base):
+            __tablename__ = "session"
+
+        return PlainSession, None
+
+    if model == "userid":
+
+        class UseridSession(UseridMixin, BaseMixin, Base):
+            __tablename__ = "session"
+
+        return UseridSession, None
+
+    if model == "full":
+
+        class FullSession(UseridMixin, CSRFMixin, BaseMixin, Base):
+            __tablename__ = "session"
+
+        return FullSession, None
+
+    class User(Base):
+        __tablename__ = "user"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str] = mapped_column(String(40))
+
+    class UserSession(UseridMixin, BaseMixin, Base):
+        __tablename__ = "session"
+        userid = mapped_column(ForeignKey(User.id))
+        user = relationship(User, lazy="joined")
+
+    return UserSession, User

@@ -1,0 +1,58 @@
+"""A place in the database for each worker."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import URL, create_engine, make_url, text
+
+__all__ = ["DATABASES", "places"]
+
+#: Those that are measured unless the command line names others.
+DATABASES = ("sqlite://", "postgresql+psycopg2://postgres@/test")
+
+
+@contextmanager
+def places(database: str, number: int) -> Iterator[list[str]]:
+    """Make that many places, and yield their URLs: files, schemas or databases.
+
+    Commits there do not wait for the disk, where that can be had: its speed is nobody's
+    merit, and would hide what is compared.
+    """
+    url = make_url(database)
+    names = [f"benchmark_{index}" for index in range(number)]
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        with tempfile.TemporaryDirectory() as directory:
+            yield [f"sqlite:///{Path(directory, name)}" for name in names]
+        return
+    # MySQL and MariaDB: a schema is a database.
+    drop = "DROP SCHEMA IF EXISTS {}"
+    if backend == "postgresql":
+        drop += " CASCADE"
+    _execute(url, [drop, "CREATE SCHEMA {}"], names)
+    try:
+        yield [_place(url, name) for name in names]
+    finally:
+        _execute(url, [drop], names)
+
+
+def _place(url: URL, name: str) -> str:
+    if url.get_backend_name() == "postgresql":
+        options = f"-csearch_path={name} -csynchronous_commit=off"
+        url = url.update_query_dict({"options": options})
+    else:
+        url = url.set(database=name)
+    return url.render_as_string(hide_password=False)
+
+
+def _execute(url: URL, statements: list[str], names: list[str]) -> None:
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for name in names:
+            for statement in statements:
+                connection.execute(text(statement.format(name)))
+    engine.dispose()

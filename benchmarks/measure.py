@@ -1,0 +1,97 @@
+"""Let the contenders take turns, and compare their times."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from .databases import places
+from .worker import Costs, Worker
+from .workloads import Workload
+
+__all__ = ["FLOOR", "NOISE", "Effort", "Result", "measure"]
+
+FLOOR = "floor"
+#: The floor once more: what its ratio differs from 1 is what the measurement is off.
+NOISE = "floor again"
+
+
+class Effort(NamedTuple):
+    """How much to measure: new processes so often, so many rounds with each, and the
+    seconds that a turn takes at the floor."""
+
+    generations: int
+    rounds: int
+    turn: float
+
+
+class Result:
+    """What one workload cost the contenders in one database."""
+
+    def __init__(self, workload: Workload, database: str):
+        self.workload = workload
+        self.database = database
+        self.costs: dict[str, Costs] = {}
+        self.seconds: dict[str, list[float]] = {}
+
+    def microseconds(self, name: str) -> float:
+        """Return the median time of one request."""
+        return statistics.median(self.seconds[name]) * 1e6
+
+    def ratio(self, name: str) -> tuple[float, float, float]:
+        """Return the quartiles of the ratios to the floor, each taken in one round."""
+        pairs = zip(self.seconds[name], self.seconds[FLOOR], strict=True)
+        low, median, high = statistics.quantiles(
+            [mine / floor for mine, floor in pairs], n=4
+        )
+        return low, median, high
+
+
+def measure(
+    database: str,
+    workloads: Iterable[Workload],
+    effort: Effort,
+    others: Iterable[str] = (),
+) -> list[Result]:
+    """Measure the workloads: the contender of the row, and all the ``others``."""
+    results = [Result(workload, database) for workload in workloads]
+    names = dict.fromkeys(
+        [FLOOR, NOISE, *(each.workload.contender for each in results), *others]
+    )
+    for _ in range(effort.generations):
+        with ExitStack() as stack:
+            urls = stack.enter_context(places(database, len(names)))
+            workers = {}
+            for name, url in zip(names, urls, strict=True):
+                worker = Worker(FLOOR if name == NOISE else name, url)
+                stack.callback(worker.close)
+                workers[name] = worker
+            for result in results:
+                here = dict.fromkeys([FLOOR, NOISE, result.workload.contender, *others])
+                _take_turns(result, {name: workers[name] for name in here}, effort)
+    return results
+
+
+def _take_turns(result: Result, workers: dict[str, Worker], effort: Effort) -> None:
+    for worker in workers.values():
+        worker.prepare(result.workload)
+    result.costs = {name: worker.costs() for name, worker in workers.items()}
+    bodies = {name: costs.body for name, costs in result.costs.items()}
+    if len(set(bodies.values())) > 1:
+        raise RuntimeError(f"the contenders answer differently: {bodies}")
+    number = max(3, round(effort.turn / min(workers[FLOOR].turn(5) for _ in range(3))))
+    for names in _orders(list(workers), effort.rounds):
+        for name in names:
+            seconds = workers[name].turn(number)
+            result.seconds.setdefault(name, []).append(seconds)
+
+
+def _orders(names: list[str], number: int) -> Iterator[list[str]]:
+    """Yield the names in changing orders: nobody always follows the same one."""
+    generator = random.Random(number)
+    for _ in range(number):
+        generator.shuffle(names)
+        yield names

@@ -1,0 +1,81 @@
+"""The database of the demo: one engine, and one dbsession per request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zope.sqlalchemy
+from sqlalchemy import Engine, engine_from_config, inspect, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from .models import Base, Product, User
+
+#: The users and their passwords, which the login page shows.
+USERS = {"alice": "wonderland", "bob": "builder"}
+
+#: The products: name, price in cents, stock.
+PRODUCTS = [
+    ("Desk lamp", 3490, 4),
+    ("Notebook", 450, 12),
+    ("Teapot", 2800, 3),
+]
+
+
+def includeme(config: Any) -> None:
+    """Give every request a ``dbsession`` that pyramid_tm commits or rolls back.
+
+    This is what Pyramid's cookiecutter makes, on one page.
+    """
+    settings = config.get_settings()
+    settings["tm.manager_hook"] = "pyramid_tm.explicit_manager"
+    config.include("pyramid_tm")
+    config.include("pyramid_sqlalchemy_sessions.retry")
+
+    engine = engine_from_config(settings, "sqlalchemy.")
+    dbsession_factory = sessionmaker(engine)
+    config.registry["dbsession_factory"] = dbsession_factory
+
+    def dbsession(request: Any) -> Session:
+        dbsession = dbsession_factory(info={"request": request})
+        zope.sqlalchemy.register(dbsession, transaction_manager=request.tm)
+        return dbsession
+
+    config.add_request_method(dbsession, reify=True)
+    prepare(engine)
+
+
+class OutdatedDatabase(Exception):
+    """The tables are those of another version of the demo."""
+
+
+def prepare(engine: Engine) -> None:
+    """Make the tables and what is in them, where they are missing."""
+    check_tables(engine)
+    Base.metadata.create_all(engine)
+    with Session(engine) as dbsession, dbsession.begin():
+        if dbsession.scalars(select(User).limit(1)).first() is None:
+            for name, password in USERS.items():
+                user = User(name=name)
+                user.set_password(password)
+                dbsession.add(user)
+            for name, price, stock in PRODUCTS:
+                dbsession.add(Product(name=name, price=price, stock=stock))
+
+
+def check_tables(engine: Engine) -> None:
+    """Raise OutdatedDatabase if a table lacks columns: nobody migrates a demo."""
+    inspector = inspect(engine)
+    present = set(inspector.get_table_names())
+    for table in Base.metadata.sorted_tables:
+        if table.name in present:
+            columns = {column["name"] for column in inspector.get_columns(table.name)}
+            missing = [
+                column.name for column in table.columns if column.name not in columns
+            ]
+            if missing:
+                raise OutdatedDatabase(
+                    f"the table {table.name!r} in {engine.url} was made by another"
+                    f" version of this demo: it lacks {', '.join(missing)}. Delete the"
+                    " SQLite file, or drop the demo's tables in any other database,"
+                    " and start again: the demo makes them anew."
+                )

@@ -1,0 +1,72 @@
+"""Who is who: a security policy on top of the session's ``userid``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pyramid.request import RequestLocalCache
+from pyramid.security import Allowed, Denied
+from sqlalchemy import select
+
+from pyramid_sqlalchemy_sessions import UserSessionAuthenticationHelper
+
+from .models import User
+
+
+class SecurityPolicy:
+    """Whoever is logged in may see everything.
+
+    The helper does the work: it keeps the user's id in the session. Logging in gives
+    the session a new id, logging out deletes the session.
+    """
+
+    def __init__(self) -> None:
+        self._helper = UserSessionAuthenticationHelper()
+        self._identities = RequestLocalCache(self._load_identity)
+
+    def _load_identity(self, request: Any) -> User | None:
+        userid = self._helper.authenticated_userid(request)
+        return None if userid is None else request.dbsession.get(User, userid)
+
+    def identity(self, request: Any) -> User | None:
+        return self._identities.get_or_create(request)
+
+    def authenticated_userid(self, request: Any) -> int | None:
+        user = self.identity(request)
+        return None if user is None else user.id
+
+    def permits(self, request: Any, context: Any, permission: str) -> Allowed | Denied:
+        if self.identity(request) is None:
+            return Denied("Nobody is logged in.")
+        return Allowed("Somebody is logged in.")
+
+    def remember(self, request: Any, userid: int, **kw: Any) -> list[Any]:
+        return self._helper.remember(request, userid, **kw)
+
+    def forget(self, request: Any, **kw: Any) -> list[Any]:
+        return self._helper.forget(request, **kw)
+
+
+#: Nobody's. Its hash is computed when there is no such user, so that the time a login
+#: takes does not tell which names exist.
+_NOBODY = User(name="nobody")
+_NOBODY.set_password("nobody")
+
+
+def find_user(dbsession: Any, name: str, password: str) -> User | None:
+    """Return the user with this name and password, None if there is none."""
+    user = dbsession.scalars(select(User).where(User.name == name)).one_or_none()
+    is_right = (user or _NOBODY).has_password(password)
+    return user if is_right else None
+
+
+def path_of_this_site(url: str | None, default: str) -> str:
+    """Return ``url`` if it is a path of this site, else ``default``.
+
+    A login page that redirects wherever its ``next`` says helps phishers. ``//host``
+    and, in browsers, ``/\\host`` lead to another site, too.
+    """
+    if url and re.fullmatch(r"/(?!/)[!-\[\]-~]*", url):
+        return url
+    return default

@@ -1,0 +1,29 @@
+"""The samples of config.rst."""
+
+from pyramid.csrf import SessionCSRFStoragePolicy
+
+from pyramid_sqlalchemy_sessions import (
+    AESGCMSerializer,
+    get_session_factory,
+    session_factory_from_settings,
+)
+
+
+def with_prefix(config):
+    factory = session_factory_from_settings(
+        config.get_settings(), config.maybe_dotted, prefix="websession."
+    )
+    config.set_session_factory(factory)
+    finish(config)
+
+
+def by_hand(config, keys, model):
+    factory = get_session_factory(AESGCMSerializer(keys), model, idle_timeout=1200)
+    config.set_session_factory(factory)
+    finish(config)
+
+
+def finish(config):
+    config.get_settings().setdefault("tm.annotate_user", False)
+    # If the model has no CSRFMixin:
+    config.set_csrf_storage_policy(SessionCSRFStoragePolicy())

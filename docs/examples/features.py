@@ -1,0 +1,131 @@
+"""The samples of features.rst."""
+
+from pyramid.httpexceptions import HTTPSeeOther
+from pyramid.interfaces import ISessionFactory
+from pyramid.response import Response
+from pyramid.security import remember
+from sqlalchemy import ForeignKey, String, Uuid
+from sqlalchemy.orm import DeclarativeBase, mapped_column, relationship
+
+from pyramid_sqlalchemy_sessions import (
+    BaseMixin,
+    ClientAddressMixin,
+    ConfigAbsoluteMixin,
+    ConfigCookieMixin,
+    ConfigIdleMixin,
+    CSRFMixin,
+    JSONDataMixin,
+    LastSeenMixin,
+    SessionStore,
+    UserAgentMixin,
+    UseridMixin,
+    create_session_model,
+    register_session_model,
+)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+def add_to_cart(request):
+    cart = request.session.setdefault("cart", {})
+    product = request.POST["product"]
+    cart[product] = cart.get(product, 0) + 1
+    request.session.flash(f"{product} is in your cart.")
+    return HTTPSeeOther("/")
+
+
+def show_messages(request):
+    return Response("\n".join(request.session.pop_flash()))
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    id = mapped_column(Uuid, primary_key=True)
+    name = mapped_column(String(50), nullable=False)
+
+
+class Session(UseridMixin, CSRFMixin, BaseMixin, Base):
+    __tablename__ = "session"
+
+    userid = mapped_column(Uuid, ForeignKey("users.id", ondelete="CASCADE"))
+    user = relationship(User, lazy="joined")
+    user_agent = mapped_column(String(200))
+
+
+def greet(request):
+    instance = request.session.instance
+    if instance is None or instance.user is None:
+        return Response("Hello, stranger")
+    instance.user_agent = (request.user_agent or "")[:200]
+    return Response(f"Hello, {instance.user.name}")
+
+
+def log_out_elsewhere(request):
+    session = request.session
+    factory = request.registry.queryUtility(ISessionFactory)
+    store = SessionStore(request.dbsession, factory)
+    store.revoke_user(session.userid, keep=session)
+    session.flash("Your other devices are logged out.")
+    return HTTPSeeOther("/")
+
+
+class RememberingSession(
+    ConfigCookieMixin,
+    ConfigIdleMixin,
+    ConfigAbsoluteMixin,
+    UseridMixin,
+    CSRFMixin,
+    BaseMixin,
+    Base,
+):
+    __tablename__ = "remembering_session"
+
+    userid = mapped_column(Uuid, ForeignKey("users.id", ondelete="CASCADE"))
+
+
+MONTH = 30 * 24 * 60 * 60
+
+
+def log_in(request, user, remember_me):
+    session = request.session
+    if remember_me:
+        data = dict(session)
+        session.invalidate()
+        with session.settings as settings:
+            settings.cookie_max_age = MONTH
+            settings.idle_timeout = MONTH
+            settings.absolute_timeout = None
+        session.update(data)
+    remember(request, user.id)
+
+
+class TracedSession(
+    LastSeenMixin,
+    UserAgentMixin,
+    ClientAddressMixin,
+    UseridMixin,
+    BaseMixin,
+    Base,
+):
+    __tablename__ = "traced_session"
+
+
+class JSONSession(JSONDataMixin, BaseMixin, Base):
+    __tablename__ = "json_session"
+
+
+def make_model(base):
+    return create_session_model(
+        base, UseridMixin, CSRFMixin, table_name="admin_session"
+    )
+
+
+class Visit(UseridMixin, BaseMixin):
+    __tablename__ = "visit"
+
+
+def map_visit(base):
+    return register_session_model(base, Visit)

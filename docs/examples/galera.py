@@ -1,0 +1,10 @@
+"""The sample of more-than-one-machine.rst."""
+
+from sqlalchemy import event
+
+
+def wait_for_other_nodes(engine):
+    @event.listens_for(engine, "connect")
+    def connect(connection, record):
+        with connection.cursor() as cursor:
+            cursor.execute("SET SESSION wsrep_sync_wait = 1")

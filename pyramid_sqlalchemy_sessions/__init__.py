@@ -1,0 +1,198 @@
+"""Server-side sessions for Pyramid, in the application's database and transaction."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pyramid.csrf import LegacySessionCSRFStoragePolicy, SessionCSRFStoragePolicy
+from pyramid.interfaces import IApplicationCreated, ICSRFStoragePolicy
+
+from .authn import UserSessionAuthenticationHelper, UserSessionAuthenticationPolicy
+from .config import (
+    factory_args_from_settings,
+    generate_secret_key,
+    refuse_unknown_settings,
+)
+from .events import (
+    CookieCryptoErrorEvent,
+    InvalidCookieErrorEvent,
+    RenewalViolationEvent,
+    SessionCreatedEvent,
+    SessionEvent,
+    SessionExpiredEvent,
+    SessionRevokedEvent,
+    SessionRotatedEvent,
+)
+from .exceptions import (
+    ConfigurationError,
+    CookieCryptoError,
+    InconsistentDataError,
+    InvalidCookieError,
+    SettingsError,
+    TransactionRequiredError,
+)
+from .model import (
+    AbsoluteMixin,
+    BaseMixin,
+    ClientAddressMixin,
+    ConfigAbsoluteMixin,
+    ConfigCookieMixin,
+    ConfigIdleMixin,
+    ConfigRenewalMixin,
+    CSRFMixin,
+    FullyFeaturedSession,
+    IdleMixin,
+    JSONDataMixin,
+    LastSeenMixin,
+    RenewalMixin,
+    UserAgentMixin,
+    UseridMixin,
+    create_session_model,
+    register_session_model,
+)
+from .secret import hide_secret
+from .serializer import AESGCMSerializer, Serializer
+from .session import (
+    SessionFactory,
+    get_session_factory,
+    session_factory_from_settings,
+)
+
+if TYPE_CHECKING:
+    from .store import AsyncSessionStore, SessionStore, StoredSession
+    from .testing import DummySession, later, rolled_back
+
+__all__ = [
+    "AESGCMSerializer",
+    "AbsoluteMixin",
+    "AsyncSessionStore",
+    "BaseMixin",
+    "CSRFMixin",
+    "ClientAddressMixin",
+    "ConfigAbsoluteMixin",
+    "ConfigCookieMixin",
+    "ConfigIdleMixin",
+    "ConfigRenewalMixin",
+    "ConfigurationError",
+    "CookieCryptoError",
+    "CookieCryptoErrorEvent",
+    "DummySession",
+    "FullyFeaturedSession",
+    "IdleMixin",
+    "InconsistentDataError",
+    "InvalidCookieError",
+    "InvalidCookieErrorEvent",
+    "JSONDataMixin",
+    "LastSeenMixin",
+    "RenewalMixin",
+    "RenewalViolationEvent",
+    "Serializer",
+    "SessionCreatedEvent",
+    "SessionEvent",
+    "SessionExpiredEvent",
+    "SessionRevokedEvent",
+    "SessionRotatedEvent",
+    "SessionStore",
+    "SettingsError",
+    "StoredSession",
+    "TransactionRequiredError",
+    "UserAgentMixin",
+    "UserSessionAuthenticationHelper",
+    "UserSessionAuthenticationPolicy",
+    "UseridMixin",
+    "create_session_model",
+    "factory_args_from_settings",
+    "generate_secret_key",
+    "get_session_factory",
+    "includeme",
+    "later",
+    "register_session_model",
+    "rolled_back",
+    "session_factory_from_settings",
+]
+
+#: In which module to find, on first use, the names that requests do not need.
+_LATER = {
+    "AsyncSessionStore": "store",
+    "DummySession": "testing",
+    "SessionStore": "store",
+    "StoredSession": "store",
+    "later": "testing",
+    "rolled_back": "testing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_LATER[name]}", __name__), name)
+    return value
+
+
+#: Later than whatever an application configures.
+_LAST = 1_000_000
+
+
+def includeme(config: Any) -> None:
+    """Set up the sessions of an application from its ``session.*`` settings.
+
+    ``session.secret_key`` and ``session.model_class`` are required. Raises
+    ConfigurationError for a setting that is unknown, missing or invalid.
+
+    Two things follow for Pyramid. ``tm.annotate_user`` becomes false unless the
+    application set it, because annotation would load the session in every request.
+    And if the model has no CSRFMixin, Pyramid's default CSRF storage policy, which
+    needs it, is replaced by Pyramid's SessionCSRFStoragePolicy, which keeps the
+    token in the session's dict; any other policy stays.
+
+    The value of ``session.secret_key`` stays what it is, but shows as "(hidden)" from
+    now on. Pyramid's introspection tells of the sessions in its category "sessions".
+    """
+    settings = config.get_settings()
+    refuse_unknown_settings(settings)
+    factory = session_factory_from_settings(settings, config.maybe_dotted)
+    hide_secret(settings)
+    config.set_session_factory(factory)
+    config.action(None, introspectables=(_introspectable(config, factory),))
+    settings.setdefault("tm.annotate_user", False)
+    if not issubclass(factory.model_class, CSRFMixin):
+        registry = config.registry
+        config.action(None, _keep_token_in_dict, (registry,), order=_LAST)
+        registry.registerHandler(_on_application_created, (IApplicationCreated,))
+
+
+def _introspectable(config: Any, factory: SessionFactory) -> Any:
+    """Return what Pyramid's introspection is to tell of the sessions."""
+    model, settings = factory.model_class, factory.settings
+    told = config.introspectable(
+        "sessions", model, f"{model.__qualname__} in {settings.cookie_name}", "sessions"
+    )
+    told.update(
+        factory=factory,
+        model_class=model,
+        cookie_name=settings.cookie_name,
+        mixins=factory.mixins,
+        settings=settings,
+    )
+    return told
+
+
+def _on_application_created(event: Any) -> None:
+    """Replace the policy that was set after the actions were executed.
+
+    The handler takes itself away: a registry with any handler makes every request
+    slower, so ``has_listeners`` gets the value that it would have without this one.
+    """
+    registry = event.app.registry
+    _keep_token_in_dict(registry)
+    registry.unregisterHandler(_on_application_created, (IApplicationCreated,))
+    registry.has_listeners = any(registry.registeredHandlers()) or any(
+        registry.registeredSubscriptionAdapters()
+    )
+
+
+def _keep_token_in_dict(registry: Any) -> None:
+    policy = registry.queryUtility(ICSRFStoragePolicy)
+    if type(policy) is LegacySessionCSRFStoragePolicy:
+        registry.registerUtility(SessionCSRFStoragePolicy(), ICSRFStoragePolicy)

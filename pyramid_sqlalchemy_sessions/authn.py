@@ -1,0 +1,70 @@
+"""Logging in and out, for old authentication policies and new security policies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyramid.authentication import CallbackAuthenticationPolicy
+from pyramid.interfaces import IAuthenticationPolicy
+from zope.interface import implementer
+
+__all__ = ["UserSessionAuthenticationHelper", "UserSessionAuthenticationPolicy"]
+
+
+@implementer(IAuthenticationPolicy)
+class UserSessionAuthenticationPolicy(CallbackAuthenticationPolicy):  # type: ignore[misc]
+    """Keep the user's id in ``request.session.userid``. The model needs UseridMixin.
+
+    ``callback(userid, request)`` returns the user's principals, None if there is no
+    such user. With ``debug`` Pyramid's debug log tells why somebody was (not) let in.
+    Logging in and out both give the session a new id, and keep its data.
+
+    For applications with a security policy there is UserSessionAuthenticationHelper.
+    """
+
+    def __init__(self, callback: Any = None, debug: bool = False):
+        self.callback = callback
+        self.debug = debug
+
+    def remember(self, request: Any, userid: Any, **kw: Any) -> list[Any]:
+        """Log the user in. No headers to send: the session sends its cookie itself."""
+        request.session.userid = userid
+        return []
+
+    def forget(self, request: Any) -> list[Any]:
+        """Log the user out, keeping the session's data."""
+        request.session.userid = None
+        return []
+
+    def unauthenticated_userid(self, request: Any) -> Any:
+        """Return the id of the user who logged in, not yet checked by the callback."""
+        return request.session.userid
+
+
+class UserSessionAuthenticationHelper:
+    """Keep the user's id in ``request.session.userid``. The model needs UseridMixin.
+
+    The methods are what a security policy delegates to, as with Pyramid's own
+    SessionAuthenticationHelper.
+    """
+
+    def remember(self, request: Any, userid: Any, **kw: Any) -> list[Any]:
+        """Log the user in. The session keeps its data and gets a new id.
+
+        (OWASP ASVS 5.0, 7.2.4.) There are no headers to send: the session sends its
+        cookie itself.
+        """
+        request.session.userid = userid
+        return []
+
+    def forget(self, request: Any, **kw: Any) -> list[Any]:
+        """Log the user out. The session and all it held is gone when this commits.
+
+        (OWASP ASVS 5.0, 7.4.1.) A new one is ready, for a farewell message, say.
+        """
+        request.session.invalidate()
+        return []
+
+    def authenticated_userid(self, request: Any) -> Any:
+        """Return the id of the user who is logged in, None if there is none."""
+        return request.session.userid

@@ -1,0 +1,210 @@
+"""The command ``pyramid_session_check``: is an application fit to have sessions?"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
+
+from pyramid.csrf import LegacySessionCSRFStoragePolicy
+from pyramid.interfaces import ICSRFStoragePolicy, ITweens
+from sqlalchemy.exc import SQLAlchemyError
+
+from .collector import can_expire
+from .command import factory_of, make_parser, run, summary
+from .config import SessionConfig
+from .features.csrf import CSRF
+from .findings import Finding, error, hint, ok
+from .host import dbsession_of
+from .retry import PYRAMID_TM, TWEEN
+from .schema import findings_of_database
+from .session import SessionFactory
+from .settings import SETTINGS
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with the arguments, by default those of the process.
+
+    Returns the exit status: 0, or 1 if something is wrong. Exits with 2 on wrong usage.
+    """
+    parser = make_parser(
+        "pyramid_session_check",
+        "Check the sessions of an application: settings, database, table, and what"
+        " belongs to them in Pyramid. Nothing is changed.",
+    )
+    return run(parser, argv, _check)
+
+
+def _check(request: Any, arguments: argparse.Namespace) -> int:
+    factory = factory_of(request, arguments.prefix)
+    numbers: Counter[str] = Counter()
+    for finding in _findings(request, factory, arguments.prefix):
+        numbers[finding.level] += 1
+        print(_shown(finding))
+    print(f"errors: {numbers['error']}, hints: {numbers['hint']}")
+    return 1 if numbers["error"] else 0
+
+
+def _shown(finding: Finding) -> str:
+    margin = f"{finding.level:7}{finding.subject:14}"
+    return textwrap.fill(
+        finding.text,
+        width=88,
+        initial_indent=margin,
+        subsequent_indent=" " * len(margin),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _findings(request: Any, factory: SessionFactory, prefix: str) -> Iterator[Finding]:
+    config = factory._config  # pyright: ignore[reportPrivateUsage]
+    yield from _of_settings(factory, request.registry.settings, prefix)
+    yield from _of_cookie(config)
+    yield from _of_timeouts(config)
+    yield from _of_csrf(config, request.registry)
+    yield from _of_transactions(request)
+    yield from _of_database(request, config)
+
+
+# The application.
+
+
+def _of_settings(
+    factory: SessionFactory, settings: Mapping[str, Any], prefix: str
+) -> Iterator[Finding]:
+    mixins = ", ".join(factory.mixins) or "no mixin but BaseMixin"
+    yield ok("settings", f"{factory.model_class.__qualname__}, with {mixins}")
+    ours = [prefix + setting.name for setting in SETTINGS]
+    ours += [prefix + "model_class", prefix + "secret_key"]
+    for name in settings:
+        head = name.partition(".")[0]
+        is_others = name.startswith(prefix) or f"{head}.model_class" in settings
+        for similar in get_close_matches(name, ours, n=1, cutoff=0.9):
+            if not is_others:
+                yield hint("settings", f"{name} is not read: is it {similar}?")
+
+
+def _of_cookie(config: SessionConfig) -> Iterator[Finding]:
+    settings = config.settings
+    name = settings.cookie_name
+    if settings.cookie_secure is None:
+        yield hint(
+            "cookie",
+            f"{name} is Secure if the request came by https. In production set"
+            " cookie_secure = true: behind a proxy the application may not know",
+        )
+    elif not settings.cookie_secure:
+        yield hint("cookie", "cookie_secure = false: it is sent without https, too")
+    elif not name.lower().startswith(("__host-", "__secure-")):
+        is_free = settings.cookie_path == "/" and settings.cookie_domain is None
+        better = "__Host-" if is_free else "__Secure-"
+        yield hint(
+            "cookie",
+            f"a cookie_name that begins with {better} would keep others from setting"
+            f" {name}",
+        )
+    else:
+        yield ok("cookie", f"{name}, Secure")
+    if not settings.cookie_httponly:
+        yield hint("cookie", "scripts can read it: cookie_httponly = false")
+    if settings.cookie_samesite is None:
+        yield hint("cookie", "cookie_samesite is empty: browsers do what they like")
+
+
+def _of_timeouts(config: SessionConfig) -> Iterator[Finding]:
+    mixins = {each.__name__ for each in config.table.model_class.__mro__}
+    for setting in SETTINGS:
+        if setting.mixin not in mixins:
+            continue
+        value = getattr(config.settings, setting.name)
+        if value is not None:
+            yield ok("timeouts", f"{setting.name} is {value} seconds")
+        elif setting.runtime in mixins:
+            yield ok("timeouts", f"{setting.name} is what a session has set, or none")
+        else:
+            yield hint(
+                "timeouts",
+                f"the model has {setting.mixin}, and {setting.name} is not set",
+            )
+    if not can_expire(config):
+        yield hint("timeouts", "no session expires, ever: rows and logins stay")
+
+
+def _of_csrf(config: SessionConfig, registry: Any) -> Iterator[Finding]:
+    policy = registry.queryUtility(ICSRFStoragePolicy)
+    if config.has(CSRF) or not isinstance(policy, LegacySessionCSRFStoragePolicy):
+        yield ok("CSRF", f"tokens are kept by {type(policy).__name__}")
+    else:
+        yield error(
+            "CSRF",
+            "Pyramid's policy asks the session for tokens, and the model lacks"
+            " CSRFMixin: add it, or"
+            " config.set_csrf_storage_policy(SessionCSRFStoragePolicy())",
+        )
+
+
+def _of_transactions(request: Any) -> Iterator[Finding]:
+    tweens = request.registry.queryUtility(ITweens)
+    names = {name for name, _ in tweens.explicit or tweens.implicit()}
+    if PYRAMID_TM not in names:
+        yield hint(
+            "pyramid_tm",
+            "is not included: sessions are stored in transactions of their own,"
+            " whatever becomes of the application's",
+        )
+    elif getattr(request.tm, "explicit", False):
+        yield ok("pyramid_tm", "has an explicit transaction manager")
+    else:
+        yield hint(
+            "pyramid_tm",
+            "has the thread's transaction manager, which cannot tell where nobody"
+            " commits: set tm.manager_hook = pyramid_tm.explicit_manager",
+        )
+    if TWEEN in names:
+        yield ok("retries", "conflicts are tried again")
+    else:
+        yield hint(
+            "retries",
+            "a request that conflicts with another one fails:"
+            ' config.include("pyramid_sqlalchemy_sessions.retry")',
+        )
+
+
+# The database.
+
+
+def _of_database(request: Any, config: SessionConfig) -> Iterator[Finding]:
+    manager = getattr(request, "tm", None)
+    dbsession = dbsession_of(request, config.settings.dbsession_name)
+    with _transaction(manager):
+        try:
+            yield from findings_of_database(config, config.table.connection(dbsession))
+        except SQLAlchemyError as exc:
+            yield error("database", summary(exc))
+            return
+    if manager is not None and dbsession.in_transaction():
+        yield error(
+            "dbsession",
+            "is not joined to the transaction of the request:"
+            " zope.sqlalchemy.register(dbsession, transaction_manager=request.tm)",
+        )
+
+
+@contextmanager
+def _transaction(manager: Any) -> Generator[None]:
+    """Begin a transaction, of which nothing stays."""
+    if manager is None:
+        yield
+        return
+    manager.begin()
+    try:
+        yield
+    finally:
+        manager.abort()

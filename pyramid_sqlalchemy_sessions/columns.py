@@ -1,0 +1,226 @@
+"""What the columns can hold: looked at when a row is read, and before one is written.
+
+Whoever writes to the table may have put anything there, SQLite takes any value in any
+column, and a database that is not strict cuts off what is too long. No message quotes
+a value: it may be a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    String,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.mysql import MEDIUMBLOB, TINYBLOB
+from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import BLOB
+
+from .exceptions import InconsistentDataError
+
+__all__ = [
+    "MYSQL",
+    "SMALL_PACKET",
+    "UNREADABLE",
+    "Limit",
+    "Rule",
+    "cannot_be_read",
+    "check_row",
+    "is_unreadable",
+    "limits_of",
+    "refuse_excess",
+    "rules_of",
+]
+
+#: What the type of a column, or a driver, raises when it meets what it cannot read.
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    DBAPIError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+_NOT_NULL = frozenset({"created", "data", "flash", "version"})
+# Seconds since the epoch have ten digits until the year 2286, milliseconds thirteen.
+_LATEST = 10**11 - 1
+_HIGHEST = {
+    "created": _LATEST,
+    "idle_expire": _LATEST,
+    "absolute_expire": _LATEST,
+    "renewed": _LATEST,
+    "renewal_tried": _LATEST,
+    "last_seen": _LATEST,
+    "version": 2**31 - 2,  # one more has to fit
+}
+_REMEDY = "was it written by another program? Correct it, or delete the row"
+
+#: The columns whose values come from the application.
+_GIVEN = ("userid", "data")
+#: The names of SQLAlchemy's dialects for MariaDB and MySQL.
+MYSQL = ("mysql", "mariadb")
+#: A server of MySQL or MariaDB takes this much unless somebody forbade it.
+SMALL_PACKET = 2**20
+
+
+class Rule(NamedTuple):
+    """What a column of a stored session can hold."""
+
+    name: str
+    kind: type
+    is_nullable: bool
+    highest: int | None  # then the lowest is 0
+    type_name: str
+
+
+def rules_of(columns: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """Return what can be told of the columns from their names and types."""
+    rules: list[Rule] = []
+    for name, column in columns.items():
+        kind = object
+        # Data that is garbage is found when it is used: the session can be ended.
+        if name != "data" and isinstance(
+            column.type, (Integer, LargeBinary, String, Uuid)
+        ):
+            kind = column.type.python_type
+        highest = _HIGHEST.get(name) if kind is int else None
+        type_name = type(column.type).__name__
+        rules.append(Rule(name, kind, name not in _NOT_NULL, highest, type_name))
+    return tuple(rules)
+
+
+def check_row(rules: Iterable[Rule], row: Mapping[str, Any]) -> None:
+    """Raise InconsistentDataError for a row that holds what the library never stores.
+
+    The error names the column.
+    """
+    for name, kind, is_nullable, highest, type_name in rules:
+        value = row[name]
+        if value is None:
+            if not is_nullable:
+                raise InconsistentDataError(
+                    f"the column {name!r} of a stored session is NULL: {_REMEDY}"
+                )
+        elif type(value) is not kind and not isinstance(value, kind):
+            raise cannot_be_read(name, type_name)
+        elif highest is not None and not 0 <= row[name] <= highest:
+            raise InconsistentDataError(
+                f"the column {name!r} of a stored session holds a number that is not"
+                f" between 0 and {highest}: {_REMEDY}"
+            )
+
+
+def cannot_be_read(name: str, type_name: str) -> InconsistentDataError:
+    """Return the error for a value that is none of the column's type."""
+    return InconsistentDataError(
+        f"the column {name!r} of a stored session cannot be read: what it holds is no"
+        f" {type_name}; {_REMEDY}"
+    )
+
+
+def is_unreadable(error: Exception) -> bool:
+    """Tell whether the error may be about a value, not about the database.
+
+    Of the drivers only that of SQLite looks at values: a text must be UTF-8.
+    """
+    return not isinstance(error, DBAPIError) or "Could not decode" in str(error.orig)
+
+
+class Limit(NamedTuple):
+    """How much a column takes, on one kind of database."""
+
+    name: str
+    length: int | None  # of a text or of bytes
+    lowest: int | None
+    highest: int | None
+
+
+def limits_of(columns: Mapping[str, Any], dialect: Dialect) -> tuple[Limit, ...]:
+    """Return the limits of those columns whose values come from the application."""
+    limits: list[Limit] = []
+    for name in _GIVEN:
+        if name in columns:
+            column_type = columns[name].type.dialect_impl(dialect)
+            length = _length(column_type, dialect)
+            lowest, highest = _bounds(column_type, dialect)
+            limits.append(Limit(name, length, lowest, highest))
+    return tuple(limits)
+
+
+def _length(column_type: Any, dialect: Dialect) -> int | None:
+    length: int | None = getattr(column_type, "length", None)
+    if length is None and dialect.name in MYSQL:
+        if isinstance(column_type, TINYBLOB):
+            return 2**8 - 1
+        if isinstance(column_type, MEDIUMBLOB):
+            return 2**24 - 1
+        if isinstance(column_type, (BLOB, LargeBinary)):
+            return 2**16 - 1
+    return length
+
+
+def _bounds(column_type: Any, dialect: Dialect) -> tuple[int | None, int | None]:
+    if not isinstance(column_type, Integer):
+        return None, None
+    bits = 32
+    if isinstance(column_type, BigInteger) or dialect.name == "sqlite":
+        bits = 64
+    elif isinstance(column_type, SmallInteger):
+        bits = 16
+    if getattr(column_type, "unsigned", False):
+        return 0, 2**bits - 1
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def refuse_excess(
+    limits: Iterable[Limit], values: Mapping[str, Any], connection: Connection
+) -> None:
+    """Raise ValueError if a column cannot hold its value, before anything is sent.
+
+    Otherwise some databases would raise an error that quotes the value, and some would
+    store the beginning of it.
+    """
+    for name, length, lowest, highest in limits:
+        value = values.get(name)
+        if value is None:
+            continue
+        if isinstance(value, (str, bytes)):
+            if length is not None and len(value) > length:
+                raise ValueError(
+                    _excess(name, len(value), f"the column holds {length}")
+                )
+            if len(value) > SMALL_PACKET and connection.dialect.name in MYSQL:
+                _refuse_packet(name, len(value), connection)
+        if lowest is not None and highest is not None:
+            try:
+                fits = lowest <= int(value) <= highest
+            except (TypeError, ValueError):
+                fits = False
+            if not fits:
+                raise ValueError(
+                    f"the session cannot be stored: its {name} is no whole number"
+                    f" between {lowest} and {highest}, which is what the column holds"
+                )
+
+
+def _refuse_packet(name: str, size: int, connection: Connection) -> None:
+    # The server would hang up, which looks like a lost connection.
+    packet: int = connection.execute(text("SELECT @@max_allowed_packet")).scalar_one()
+    if size >= packet:
+        raise ValueError(
+            _excess(name, size, f"max_allowed_packet of the server is {packet}")
+        )
+
+
+def _excess(name: str, size: int, limit: str) -> str:
+    return (
+        f"the session cannot be stored: the length of its {name} is {size}, and {limit}"
+    )

@@ -1,0 +1,106 @@
+"""What the commands have in common: they start the application of a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pyramid.interfaces import ISessionFactory
+from pyramid.paster import bootstrap, setup_logging
+from pyramid.path import DottedNameResolver
+from pyramid.scripts.common import parse_vars
+from sqlalchemy.exc import DBAPIError, StatementError
+
+from .exceptions import ConfigurationError
+from .session import SessionFactory, session_factory_from_settings
+
+__all__ = ["PREFIX", "factory_of", "make_parser", "run", "summary"]
+
+log = logging.getLogger(__name__)
+
+PREFIX = "session."
+
+
+def make_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser of the arguments that every command has."""
+    parser = argparse.ArgumentParser(prog=name, description=description)
+    parser.add_argument(
+        "config_uri",
+        metavar="CONFIG_URI",
+        help="the application's configuration, such as production.ini",
+    )
+    parser.add_argument(
+        "variables",
+        metavar="key=value",
+        nargs="*",
+        help="a variable that the configuration uses, such as http_port=8080",
+    )
+    parser.add_argument(
+        "--prefix",
+        default=PREFIX,
+        help="what the names of the sessions' settings begin with (default:"
+        " %(default)s)",
+    )
+    return parser
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    work: Callable[[Any, argparse.Namespace], int],
+) -> int:
+    """Do the work with a request of the application, and return the exit status.
+
+    That is 1, with one line on standard error, if anything fails. Exits with 2 on wrong
+    usage.
+    """
+    # Otherwise no variables could follow an option.
+    arguments = parser.parse_intermixed_args(argv)
+    try:
+        arguments.variables = parse_vars(arguments.variables)
+    except ValueError as exc:
+        parser.error(str(exc))
+    try:
+        setup_logging(arguments.config_uri, arguments.variables)
+        with bootstrap(arguments.config_uri, options=arguments.variables) as env:
+            return work(env["request"], arguments)
+    except Exception as exc:
+        print(f"{parser.prog}: {summary(exc)}", file=sys.stderr)
+        log.debug("This is where it failed:", exc_info=True)
+        return 1
+
+
+def factory_of(request: Any, prefix: str) -> SessionFactory:
+    """Return the session factory of the application.
+
+    Raises ConfigurationError if it has none of this library.
+    """
+    registry = request.registry
+    factory = registry.queryUtility(ISessionFactory)
+    if prefix == PREFIX and isinstance(factory, SessionFactory):
+        return factory
+    if prefix + "model_class" not in registry.settings:
+        raise ConfigurationError(
+            f"there is no setting {prefix}model_class"
+            + (
+                ", and the session factory of the application is none of"
+                " pyramid_sqlalchemy_sessions"
+                if prefix == PREFIX
+                else ""
+            )
+            + "; which prefix do the settings have? Give it with --prefix"
+        )
+    maybe_dotted = DottedNameResolver().maybe_resolve
+    return session_factory_from_settings(registry.settings, maybe_dotted, prefix)
+
+
+def summary(error: Exception) -> str:
+    """Say in one line what is wrong, and tell nothing of the sessions."""
+    if isinstance(error, StatementError):
+        error.hide_parameters = True
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    lines = str(cause).strip().splitlines()
+    return ": ".join([type(cause).__name__, *lines[:1]])

@@ -1,0 +1,294 @@
+"""From the settings of an application to the arguments of a session factory."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, literal, or_
+
+from .cookie import CookieAttributes, SessionCookie
+from .exceptions import ConfigurationError, InconsistentDataError
+from .feature import Feature
+from .features import features_of
+from .model import BASE_COLUMNS, BaseMixin
+from .serializer import AESGCMSerializer, Serializer
+from .settings import SETTINGS, DefaultSettings, parse_settings, shown, suggest
+from .table import Table
+
+__all__ = (
+    "SessionConfig",
+    "factory_args_from_settings",
+    "generate_secret_key",
+    "refuse_unknown_settings",
+)
+
+log = logging.getLogger(__name__)
+
+_KEY_SIZES = (16, 24, 32)
+# Base64 text of 16, 24 or 32 bytes; the padding may be missing.
+_KEY = re.compile("[A-Za-z0-9_-]{22}(==)?|[A-Za-z0-9_-]{32}|[A-Za-z0-9_-]{43}=?")
+_TIMEOUTS = frozenset({"idle_timeout", "absolute_timeout", "renewal_timeout"})
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+_REMEDY = "make one with pyramid_sqlalchemy_sessions.generate_secret_key()"
+
+
+def factory_args_from_settings(
+    settings: Mapping[str, Any],
+    maybe_dotted: Callable[[Any], Any],
+    prefix: str = "session.",
+) -> dict[str, Any]:
+    """Return what an application's settings mean as arguments of `get_session_factory`.
+
+    `settings` is what `config.get_settings()` returns, `maybe_dotted` is
+    `config.maybe_dotted`: it turns a dotted name into what it names and returns
+    anything else unchanged. The result has `serializer`, `model_class` and all other
+    settings, as given or with their defaults. Names that are unknown or lack the prefix
+    are passed over.
+
+    Raises `ConfigurationError` if the secret key or the model class is missing or
+    invalid. Nothing else is checked here: `get_session_factory` does that.
+    """
+    return {
+        "serializer": AESGCMSerializer(_key_ring(settings, prefix)),
+        "model_class": _model_class(settings, maybe_dotted, prefix),
+        **{
+            setting.name: settings.get(prefix + setting.name, setting.default)
+            for setting in SETTINGS
+        },
+    }
+
+
+def refuse_unknown_settings(
+    settings: Mapping[str, Any], prefix: str = "session."
+) -> None:
+    """Raise `ConfigurationError` for a name with the prefix that is not one of ours."""
+    if prefix + "serializer" in settings:
+        raise ConfigurationError(
+            f"{prefix}serializer cannot be given as a setting; give {prefix}secret_key,"
+            " or make the factory by hand with get_session_factory(serializer,"
+            " model_class)"
+        )
+    known = ["secret_key", "model_class", *(setting.name for setting in SETTINGS)]
+    for name in settings:
+        bare_name = name.removeprefix(prefix)
+        if name.startswith(prefix) and bare_name not in known:
+            raise ConfigurationError(
+                f"{shown(name)} is not a setting; {suggest(bare_name, known, prefix)}"
+                " (if another library reads it: make the factory by hand, with"
+                " session_factory_from_settings() and another prefix)"
+            )
+
+
+def generate_secret_key(size: int = 32) -> str:
+    """Return a random key for the setting `secret_key`, as padded urlsafe base64 text.
+
+    `size` is in bytes: 16, 24 or 32 for AES-128, AES-192 or AES-256. Raises ValueError
+    for any other.
+    """
+    if size not in _KEY_SIZES:
+        raise ValueError(f"size must be 16, 24 or 32 bytes, not {shown(size)}")
+    return urlsafe_b64encode(secrets.token_bytes(size)).decode("ascii")
+
+
+def _key_ring(settings: Mapping[str, Any], prefix: str) -> list[bytes]:
+    """Return the keys, of which the first encrypts; no error ever shows one of them."""
+    text = settings.get(prefix + "secret_key")
+    if text is None or text == "":
+        raise ConfigurationError(f"{prefix}secret_key is missing; {_REMEDY}")
+    keys = text.split() if isinstance(text, str) else []
+    if not keys or not all(map(_KEY.fullmatch, keys)):
+        raise ConfigurationError(
+            f"{prefix}secret_key must be the urlsafe base64 text of 16, 24 or 32 bytes,"
+            f" or several such keys separated by white space; {_REMEDY}"
+        )
+    return [_decode(key) for key in keys]
+
+
+def _decode(key: str) -> bytes:
+    digits = key.rstrip("=")
+    return urlsafe_b64decode(digits + "=" * (-len(digits) % 4))
+
+
+def _model_class(
+    settings: Mapping[str, Any], maybe_dotted: Callable[[Any], Any], prefix: str
+) -> type[Any]:
+    rule = f"{prefix}model_class must be the session model or its dotted name"
+    given = settings.get(prefix + "model_class")
+    if isinstance(given, str):
+        given = given.strip()
+    if given is None or given == "":
+        raise ConfigurationError(f"{prefix}model_class is missing; {rule}")
+    try:
+        model_class = maybe_dotted(given)
+    except Exception as error:
+        # Pyramid raises ValueError and IndexError too, and a module that is imported
+        # here may raise anything.
+        raise ConfigurationError(
+            f"{rule}; {shown(given)} cannot be imported: {error}"
+        ) from error
+    if not isinstance(model_class, type):
+        raise ConfigurationError(f"{rule}; {shown(given)} is not a class")
+    return model_class
+
+
+def _now() -> int:
+    return int(time.time())
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """All that the sessions of one factory have in common, made once at start-up."""
+
+    settings: DefaultSettings
+    cookie: SessionCookie
+    table: Table
+    features: tuple[Feature, ...]
+    judges: tuple[Feature, ...]  # those that look at a session that was loaded
+    actors: tuple[Feature, ...]  # those that act on it before the commit: the idle
+    # timeout decides whether the cookie has to go out again, then renewal, which one
+    witnesses: tuple[Feature, ...]  # those that note what a request tells
+    own_settings: tuple[str, ...]  # those that each session has of its own
+    clock: Callable[[], int]
+    _kinds: frozenset[type]
+    _warned: set[str] = field(default_factory=set[str], repr=False)
+
+    @classmethod
+    def make(
+        cls,
+        serializer: Serializer,
+        model_class: type,
+        values: Mapping[str, Any],
+        clock: Callable[[], int] = _now,
+    ) -> SessionConfig:
+        """Check everything, and find out which features the model has.
+
+        Raises ConfigurationError.
+        """
+        settings = parse_settings(values)
+        if not (isinstance(model_class, type) and issubclass(model_class, BaseMixin)):
+            raise ConfigurationError(
+                "model_class must be a mapped class with BaseMixin among its bases, not"
+                f" {shown(model_class)}"
+            )
+        features = features_of(model_class)
+        _check_mixins(settings, model_class)
+        names = [*BASE_COLUMNS, *(name for each in features for name in each.columns)]
+        return cls(
+            settings,
+            SessionCookie(settings.cookie_name, serializer),
+            Table(model_class, names, partial(_expired, features, settings)),
+            features,
+            tuple(each for each in features if type(each).check is not Feature.check),
+            tuple(
+                each for each in reversed(features) if type(each).act is not Feature.act
+            ),
+            tuple(each for each in features if type(each).note is not Feature.note),
+            tuple(name for each in features for name in each.settings),
+            clock,
+            frozenset(kind for each in features for kind in type(each).__mro__),
+        )
+
+    def settings_of(self, values: Mapping[str, Any]) -> DefaultSettings:
+        """Return the settings of a session, from the values of its columns.
+
+        Raises InconsistentDataError if there is something in the row that never was a
+        setting.
+        """
+        if not self.own_settings:
+            return self.settings
+        own: dict[str, Any] = {}
+        for feature in self.features:
+            for name, value in feature.own_settings(values).items():
+                try:
+                    own[name] = _BY_NAME[name].parse(value)
+                except ValueError:
+                    raise _bad_setting(feature, name, value) from None
+        return replace(self.settings, **own)
+
+    def cookie_attributes(self, settings: DefaultSettings) -> CookieAttributes:
+        """Return the attributes that the settings give to the cookie."""
+        return CookieAttributes(
+            settings.cookie_max_age,
+            settings.cookie_path,
+            settings.cookie_domain,
+            settings.cookie_secure,
+            settings.cookie_httponly,
+            settings.cookie_samesite,
+        )
+
+    def expired(self, now: int) -> ColumnElement[bool] | None:
+        """Return the SQL for "expired at the time now"; None if nothing can expire."""
+        at = literal(now, BigInteger)
+        return _expired(self.features, self.settings, self.table.columns, at)
+
+    def has(self, feature: type[Feature]) -> bool:
+        """Tell whether the model has the feature."""
+        return feature in self._kinds
+
+    def lacking(self, feature: type[Feature]) -> str:
+        """Say that the model does not have the feature, and what to do."""
+        return (
+            f"the model {self.table.model_class.__qualname__} lacks"
+            f" {feature.mixin.__name__}: add it to the bases of the class, and its"
+            " columns to the table"
+        )
+
+    def warn_once(self, message: str) -> None:
+        """Log a warning, the first time only."""
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning(message)
+
+
+def _bad_setting(feature: Feature, name: str, value: object) -> InconsistentDataError:
+    """Return the error for what is in the row, without quoting it."""
+    source = "" if name in feature.columns else f" (from {feature.columns[-1]})"
+    given = "None" if value is None else "what is there"
+    return InconsistentDataError(
+        f"the row of this session holds a bad setting: {name}{source} must be"
+        f" {_BY_NAME[name].valid}, not {given}. Was the column added to a table with"
+        " rows in it? Set it in these rows, or delete them (see 'Adding a mixin' in"
+        " the documentation)"
+    )
+
+
+def _expired(
+    features: tuple[Feature, ...],
+    settings: DefaultSettings,
+    columns: Mapping[str, ColumnElement[Any]],
+    now: ColumnElement[int],
+) -> ColumnElement[bool] | None:
+    conditions = [feature.expired(columns, settings, now) for feature in features]
+    enabled = [each for each in conditions if each is not None]
+    return or_(*enabled) if enabled else None
+
+
+def _check_mixins(settings: DefaultSettings, model_class: type) -> None:
+    mixins = {base.__name__ for base in model_class.__mro__}
+    for setting in SETTINGS:
+        value = getattr(settings, setting.name)
+        if value is None and setting.mixin in mixins and setting.name in _TIMEOUTS:
+            log.info(
+                "%s has %s, but the setting %s is not set, so this timeout is off.",
+                model_class.__qualname__,
+                setting.mixin,
+                setting.name,
+            )
+        if (
+            setting.mixin is not None
+            and value is not None
+            and setting.mixin not in mixins
+        ):
+            raise ConfigurationError(
+                f"{setting.name} is {value}, but the model {model_class.__qualname__}"
+                f" lacks {setting.mixin}: add it to the bases of the class, and its"
+                " columns to the table, or leave the setting out"
+            )

@@ -1,0 +1,311 @@
+"""What the cookie carries, and how it is read from a request and set in a response."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import string
+import uuid
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
+
+from webob import Response
+
+from .exceptions import CookieCryptoError, InvalidCookieError
+from .serializer import AESGCMSerializer, Serializer
+
+__all__ = ("CookieAttributes", "Reading", "SessionCookie", "Ticket", "vary_on_cookie")
+
+# A browser holds one cookie of our name for each path and domain that fits. More than a
+# few are an attempt to make us decrypt all day.
+_MOST_COOKIES = 4
+# Of name and value together (RFC 6265, 6.1; OWASP ASVS 5.0, 3.3.5).
+_LONGEST_COOKIE = 4096
+_BLANKS = " \t"
+# Stands for the value in a header that WebOb writes once.
+_SAMPLE = "value"
+# So many different headers are kept: with ConfigCookieMixin there is no end of them.
+_MOST_HEADERS = 100
+# cookie-octet of RFC 6265, 4.1.1.
+_SENDABLE = re.compile(r"[!#-+\--:<-\[\]-~]+")
+# One directive of Cache-Control; a comma may stand in a quoted string.
+_DIRECTIVE = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,])+')
+
+
+class _Request(Protocol):
+    @property
+    def environ(self) -> Mapping[str, Any]: ...
+
+    @property
+    def scheme(self) -> str: ...
+
+
+class _Headers(Protocol):
+    def getall(self, key: str, /) -> list[str]: ...
+
+    def __setitem__(self, key: str, value: str, /) -> None: ...
+
+
+class _Response(Protocol):
+    @property
+    def headerlist(self) -> list[tuple[str, str]]: ...
+
+    @property
+    def headers(self) -> _Headers: ...
+
+
+class Ticket(NamedTuple):
+    """What the cookie carries: a session's id and, with renewal on, its renewal id."""
+
+    id: uuid.UUID
+    renewal_id: uuid.UUID | None = None
+
+    def to_bytes(self) -> bytes:
+        """Return the 16 bytes of the id, then those of the renewal id if any."""
+        if self.renewal_id is None:
+            return self.id.bytes
+        return self.id.bytes + self.renewal_id.bytes
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Ticket:
+        """Return the ticket of 16 or 32 bytes, else raise ``InvalidCookieError``."""
+        if len(data) == 16:
+            return cls(uuid.UUID(bytes=data))
+        if len(data) == 32:
+            return cls(uuid.UUID(bytes=data[:16]), uuid.UUID(bytes=data[16:]))
+        raise InvalidCookieError("the cookie carries neither one id nor two")
+
+
+class Reading(NamedTuple):
+    """What the cookies of a request said.
+
+    ``tickets`` are the authentic ones in the order of the header, each once. ``error``
+    is that of the first cookie, when there are cookies of our name and none is
+    authentic.
+    """
+
+    tickets: tuple[Ticket, ...]
+    error: InvalidCookieError | CookieCryptoError | None
+
+
+_NO_COOKIE = Reading((), None)
+
+
+class CookieAttributes(NamedTuple):
+    """What surrounds the value; ``secure`` None means: if the request came by https."""
+
+    max_age: int | None
+    path: str
+    domain: str | None
+    secure: bool | None
+    httponly: bool
+    samesite: str | None
+
+
+class SessionCookie:
+    """The cookie of one name and one serializer, made once, shared by all threads."""
+
+    def __init__(self, name: str, serializer: Serializer) -> None:
+        self.name = name
+        self._serializer = serializer
+        self._headers: dict[tuple[bool, CookieAttributes, bool], str] = {}
+        # Another serializer need not have one: fingerprints last as long as the process
+        # then.
+        self._fingerprint: Callable[[bytes], str] = (
+            getattr(serializer, "fingerprint", None)
+            or AESGCMSerializer(secrets.token_bytes(16)).fingerprint
+        )
+        self._pair = re.compile(f";[ \\t]*{re.escape(name)}[ \\t]*=([^;]*)")
+
+    def read(self, request: _Request) -> Reading:
+        """Return the tickets of at most four cookies of our name.
+
+        Nothing that a browser can send raises anything.
+        """
+        header = request.environ.get("HTTP_COOKIE")
+        if not header:
+            return _NO_COOKIE
+        tickets: list[Ticket] = []
+        error = None
+        for value in self.values(header):
+            opened = self.open(value)
+            if not isinstance(opened, Ticket):
+                error = error or opened
+            elif opened not in tickets:
+                tickets.append(opened)
+        return Reading(tuple(tickets), None if tickets else error)
+
+    def values(self, header: str) -> list[str]:
+        """Return the values of at most four cookies of our name, in header order.
+
+        Blanks and one pair of double quotes around a value are dropped. The header is
+        cut at its semicolons and nowhere else, so that nothing in another cookie hides
+        ours.
+        """
+        pairs = islice(self._pair.finditer(";" + header), _MOST_COOKIES)
+        return [_unquoted(pair[1].strip(_BLANKS)) for pair in pairs]
+
+    def seal(self, ticket: Ticket) -> str:
+        """Return the cookie value for ``ticket``.
+
+        Do it before the commit: what can fail fails here, and ``send`` no more. Raises
+        ``ValueError`` when the serializer made something that a cookie cannot hold, or
+        so much that browsers would not keep it.
+        """
+        value = self._serializer.dumps(ticket.to_bytes()).decode("ascii")
+        if len(self.name) + len(value) > _LONGEST_COOKIE:
+            raise ValueError(
+                f"name and value of the cookie together have {len(self.name)} +"
+                f" {len(value)} characters; browsers keep {_LONGEST_COOKIE}"
+            )
+        if not _SENDABLE.fullmatch(value):
+            raise ValueError(
+                "the serializer made a value that RFC 6265 does not allow in a cookie"
+            )
+        return value
+
+    def fingerprint(self, key: uuid.UUID) -> str:
+        """Return what stands for a session's id in logs."""
+        return self._fingerprint(key.bytes)
+
+    def send(
+        self,
+        request: _Request,
+        response: _Response,
+        value: str,
+        attributes: CookieAttributes,
+    ) -> None:
+        """Set the cookie to what ``seal`` returned, replacing any of our name."""
+        self._set(request, response, value, attributes)
+
+    def delete(
+        self, request: _Request, response: _Response, attributes: CookieAttributes
+    ) -> None:
+        """Make the browser forget the cookie, replacing any of our name.
+
+        The attributes are repeated: another path or domain would delete another cookie,
+        and a ``__Host-`` cookie stays if it could not have been set with them.
+        """
+        # WebOb turns None into an empty value, Max-Age=0 and an Expires in the past.
+        self._set(request, response, None, attributes)
+
+    def open(
+        self, value: str | bytes
+    ) -> Ticket | InvalidCookieError | CookieCryptoError:
+        """Return what a cookie value carries, or the error of a value that is bad."""
+        # Without tracebacks: their frames hold the cookie, for error reporters to show,
+        # and the error itself, for the garbage collector to find.
+        try:
+            return Ticket.from_bytes(self._serializer.loads(value))
+        except (InvalidCookieError, CookieCryptoError) as error:
+            return error.with_traceback(None)
+        except ValueError as cause:
+            invalid = InvalidCookieError("the serializer cannot read the cookie value")
+            invalid.__cause__ = cause.with_traceback(None)
+            return invalid
+
+    def _set(
+        self,
+        request: _Request,
+        response: _Response,
+        value: str | None,
+        attributes: CookieAttributes,
+    ) -> None:
+        secure = attributes.secure
+        if secure is None:
+            secure = request.scheme == "https"
+        # Not with WebOb's overwrite=True, which parses everybody's cookies and writes
+        # them anew.
+        headers = response.headerlist
+        headers[:] = [
+            (name, text)
+            for name, text in headers
+            if name.lower() != "set-cookie" or _cookie_name(text) != self.name
+        ]
+        # Without Secure WebOb raises, and browsers drop the cookie.
+        secure = secure or attributes.samesite == "None"
+        headers.append(("Set-Cookie", self._header(value, attributes, secure)))
+        _hide_from_shared_caches(response)
+
+    def _header(
+        self, value: str | None, attributes: CookieAttributes, secure: bool
+    ) -> str:
+        """Return the header, which WebOb writes once for each set of attributes.
+
+        Only the value differs then; with a max-age the time in ``Expires`` does, too.
+        """
+        key = (value is None, attributes, secure)
+        header = self._headers.get(key)
+        if header is None:
+            scratch: Any = Response()
+            scratch.set_cookie(
+                self.name,
+                None if value is None else _SAMPLE,
+                max_age=attributes.max_age,
+                path=_in_ascii(attributes.path),
+                domain=attributes.domain and _in_ascii(attributes.domain),
+                secure=secure,
+                httponly=attributes.httponly,
+                samesite=attributes.samesite,
+            )
+            header = scratch.headers["Set-Cookie"]
+            is_constant = value is None or attributes.max_age is None
+            if is_constant and len(self._headers) < _MOST_HEADERS:
+                self._headers[key] = header
+        if value is None:
+            return header
+        start = len(self.name) + 1
+        return f"{self.name}={value}{header[start + len(_SAMPLE) :]}"
+
+
+def vary_on_cookie(response: _Response) -> None:
+    """Tell caches that the response depends on the cookies (RFC 9110, 12.5.5)."""
+    for name, _ in response.headerlist:
+        if name.lower() == "vary":
+            break
+    else:  # the usual case
+        response.headerlist.append(("Vary", "Cookie"))
+        return
+    values = response.headers.getall("Vary")
+    names = {name.strip(_BLANKS).lower() for text in values for name in text.split(",")}
+    if names.isdisjoint(("cookie", "*")):
+        response.headers["Vary"] = ", ".join([*filter(None, values), "Cookie"])
+
+
+def _hide_from_shared_caches(response: _Response) -> None:
+    """Let no proxy store our cookie and hand it to somebody else (RFC 9111, 7.3)."""
+    for name, _ in response.headerlist:
+        if name.lower() == "cache-control":
+            break
+    else:  # the usual case
+        response.headerlist.append(("Cache-Control", "private"))
+        return
+    kept: list[str] = []
+    for directive in _DIRECTIVE.findall(
+        ", ".join(response.headers.getall("Cache-Control"))
+    ):
+        name = directive.partition("=")[0].strip(_BLANKS).lower()
+        if name == "no-store":
+            return
+        # `private="Some-Field"` hides that field alone, so it gives way to a plain one.
+        if name not in ("", "private", "public", "s-maxage"):
+            kept.append(directive.strip(_BLANKS))
+    response.headers["Cache-Control"] = ", ".join(["private", *kept])
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+
+
+def _cookie_name(set_cookie: str) -> str | None:
+    name, equals, _ = set_cookie.partition(";")[0].partition("=")
+    return name.strip(_BLANKS) if equals else None
+
+
+def _in_ascii(text: str) -> str:
+    """Return ``text`` as a URL has it; WebOb raises on some characters beyond ASCII."""
+    if text.isascii():
+        return text
+    return quote(text, safe=string.printable, errors="replace")

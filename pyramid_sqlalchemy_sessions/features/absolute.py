@@ -1,0 +1,80 @@
+"""The absolute timeout: a session ends some time after it began, come what may."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, ColumnElement
+from sqlalchemy.orm import mapped_column
+
+from ..cookie import Ticket
+from ..feature import Feature, Verdict
+from ..record import Record
+from ..settings import DefaultSettings
+
+__all__ = ["Absolute", "AbsoluteMixin", "ConfigAbsolute", "ConfigAbsoluteMixin"]
+
+
+class AbsoluteMixin:
+    """Let sessions end ``absolute_timeout`` seconds after they were made."""
+
+
+class ConfigAbsoluteMixin(AbsoluteMixin):
+    """Let each session have its own absolute timeout. NULL: none."""
+
+    #: The last second of the session.
+    absolute_expire = mapped_column(BigInteger)
+
+
+class Absolute(Feature):
+    """However much a session is used, it ends."""
+
+    mixin = AbsoluteMixin
+    cause = "absolute"
+    columns: ClassVar[tuple[str, ...]] = ()
+
+    def check(self, record: Record, ticket: Ticket, now: int) -> Verdict:
+        timeout = record.settings.absolute_timeout
+        if timeout is not None and now > record.values["created"] + timeout:
+            return Verdict.EXPIRED
+        return Verdict.VALID
+
+    def expired(
+        self,
+        columns: Mapping[str, ColumnElement[Any]],
+        settings: DefaultSettings,
+        now: ColumnElement[int],
+    ) -> ColumnElement[bool] | None:
+        if settings.absolute_timeout is None:
+            return None
+        return columns["created"] < now - settings.absolute_timeout
+
+
+class ConfigAbsolute(Absolute):
+    """The same, with the end that the session has."""
+
+    mixin = ConfigAbsoluteMixin
+    columns = ("absolute_expire",)
+    settings = ("absolute_timeout",)
+
+    def own_settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        expire = values["absolute_expire"]
+        return {
+            "absolute_timeout": None if expire is None else expire - values["created"]
+        }
+
+    def keep_settings(self, values: dict[str, Any], settings: DefaultSettings) -> None:
+        timeout = settings.absolute_timeout
+        values["absolute_expire"] = (
+            None if timeout is None else values["created"] + timeout
+        )
+
+    def expired(
+        self,
+        columns: Mapping[str, ColumnElement[Any]],
+        settings: DefaultSettings,
+        now: ColumnElement[int],
+    ) -> ColumnElement[bool] | None:
+        expire = columns["absolute_expire"]
+        return expire.is_not(None) & (expire < now)

@@ -1,0 +1,50 @@
+"""From which network a session began, or its user logged in."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any, ClassVar
+
+from sqlalchemy import String
+from sqlalchemy.orm import mapped_column
+
+from ..feature import Feature
+from ..record import Record
+from ..settings import DefaultSettings
+
+__all__ = ["ClientAddress", "ClientAddressMixin"]
+
+
+class ClientAddressMixin:
+    """Note the network from which the session began, or its user changed.
+
+    The column ``client_address`` holds the first ``client_address_prefix4`` bits of an
+    IPv4 address, or the first ``client_address_prefix6`` of an IPv6 address:
+    ``192.0.2.0/24``, ``2001:db8:5::/48``. NULL: there was no address.
+    """
+
+    # An IPv6 address has up to 39 characters, and a prefix up to 4.
+    client_address = mapped_column(String(43))
+
+
+class ClientAddress(Feature):
+    """The network of the client, and not the client, unless the settings say so."""
+
+    mixin = ClientAddressMixin
+    columns: ClassVar[tuple[str, ...]] = ("client_address",)
+
+    def note(self, request: Any, record: Record) -> None:
+        # Not WebOb's client_addr, which believes any X-Forwarded-For.
+        address = request.environ.get("REMOTE_ADDR", "")
+        record.values["client_address"] = _network(address, record.settings)
+
+
+def _network(text: str, settings: DefaultSettings) -> str | None:
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:  # a socket of the machine's own, say
+        return None
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
+    prefixes = {4: settings.client_address_prefix4, 6: settings.client_address_prefix6}
+    return str(ip_network((address, prefixes[address.version]), strict=False))

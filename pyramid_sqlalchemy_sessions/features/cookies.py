@@ -1,0 +1,36 @@
+"""The attributes of the cookie, for each session its own."""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, Integer, String
+from sqlalchemy.orm import mapped_column
+
+from ..feature import Feature
+
+__all__ = ["ConfigCookie", "ConfigCookieMixin"]
+
+
+class ConfigCookieMixin:
+    """Let each session have its own cookie attributes: max-age, path, domain, flags.
+
+    ``cookie_secure`` NULL stands for ``auto``.
+    """
+
+    cookie_max_age = mapped_column(Integer)
+    cookie_path = mapped_column(String(255))
+    cookie_domain = mapped_column(String(255))
+    cookie_secure = mapped_column(Boolean)
+    cookie_httponly = mapped_column(Boolean)
+
+
+class ConfigCookie(Feature):
+    """The cookie is sent with the attributes that the session has."""
+
+    mixin = ConfigCookieMixin
+    columns = settings = (
+        "cookie_max_age",
+        "cookie_path",
+        "cookie_domain",
+        "cookie_secure",
+        "cookie_httponly",
+    )

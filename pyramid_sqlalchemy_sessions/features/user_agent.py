@@ -1,0 +1,38 @@
+"""With which browser a session began, or its user logged in."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import String
+from sqlalchemy.orm import mapped_column
+
+from ..feature import Feature
+from ..record import Record
+
+__all__ = ["UserAgent", "UserAgentMixin"]
+
+
+class UserAgentMixin:
+    """Note the browser in which the session began, or in which its user changed.
+
+    The column ``user_agent`` holds what the browser says of itself, cut to the length
+    of the column. NULL: it says nothing. A model that wants more or less declares the
+    column anew.
+    """
+
+    user_agent = mapped_column(String(200))
+
+
+class UserAgent(Feature):
+    """The name of the browser, in characters that can be shown."""
+
+    mixin = UserAgentMixin
+    columns: ClassVar[tuple[str, ...]] = ("user_agent",)
+
+    def note(self, request: Any, record: Record) -> None:
+        length = record.config.table.columns["user_agent"].type.length
+        given = request.environ.get("HTTP_USER_AGENT", "")
+        # No database takes a NUL in a text, and nobody wants the others in a page.
+        shown = "".join(each if each.isprintable() else " " for each in given[:length])
+        record.values["user_agent"] = shown.strip() or None

@@ -1,0 +1,154 @@
+"""The mixins of which a session model is made, and functions that make one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+from sqlalchemy import JSON, BigInteger, Integer, LargeBinary, Uuid
+from sqlalchemy.dialects.mysql import LONGBLOB
+from sqlalchemy.orm import declared_attr, mapped_column, registry
+
+from .exceptions import ConfigurationError
+from .features.absolute import AbsoluteMixin, ConfigAbsoluteMixin
+from .features.client_address import ClientAddressMixin
+from .features.cookies import ConfigCookieMixin
+from .features.csrf import CSRFMixin
+from .features.idle import ConfigIdleMixin, IdleMixin
+from .features.last_seen import LastSeenMixin
+from .features.renewal import ConfigRenewalMixin, RenewalMixin
+from .features.user_agent import UserAgentMixin
+from .features.userid import UseridMixin
+
+__all__ = [
+    "BASE_COLUMNS",
+    "AbsoluteMixin",
+    "BaseMixin",
+    "CSRFMixin",
+    "ClientAddressMixin",
+    "ConfigAbsoluteMixin",
+    "ConfigCookieMixin",
+    "ConfigIdleMixin",
+    "ConfigRenewalMixin",
+    "FullyFeaturedSession",
+    "IdleMixin",
+    "JSONDataMixin",
+    "LastSeenMixin",
+    "RenewalMixin",
+    "UserAgentMixin",
+    "UseridMixin",
+    "create_session_model",
+    "register_session_model",
+]
+
+
+#: The columns of BaseMixin.
+BASE_COLUMNS = ("id", "created", "version", "data", "flash")
+
+
+class JSONDataMixin:
+    """Store the session's dict as JSON instead of a pickle.
+
+    Other programs can read it then; keys must be strings, values JSON values.
+    """
+
+
+class BaseMixin:
+    """What every session model has among its bases.
+
+    Gives the columns of a session that has an id, a dict, and flash messages. The
+    other mixins of this module add features; their order does not matter.
+
+    Rows are inserted without making an object of the class: columns of the model's
+    own need a default or must be nullable.
+    """
+
+    id = mapped_column(Uuid, primary_key=True)
+    #: When the session was made, in seconds since the epoch.
+    created = mapped_column(BigInteger, nullable=False)
+    flash = mapped_column(JSON, nullable=False)
+    #: How often the row was written: no write may overwrite one that it did not see.
+    version = mapped_column(Integer, nullable=False)
+
+    # SQLAlchemy would take an annotation for that of the attribute.
+    @declared_attr
+    def data(cls):  # type: ignore[no-untyped-def]
+        """The session's dict: a pickle, or JSON with JSONDataMixin."""
+        if issubclass(cls, JSONDataMixin):  # type: ignore[arg-type]
+            return mapped_column(JSON, nullable=False)
+        # 64 KiB is all that a plain BLOB of MariaDB and MySQL holds.
+        binary = LargeBinary().with_variant(LONGBLOB(), "mysql", "mariadb")
+        return mapped_column(binary, nullable=False)
+
+
+class FullyFeaturedSession(
+    ConfigCookieMixin,
+    ConfigIdleMixin,
+    ConfigAbsoluteMixin,
+    ConfigRenewalMixin,
+    UseridMixin,
+    CSRFMixin,
+    BaseMixin,
+):
+    """All features of version 0.1.0 together.
+
+    Convenient to try things out; a model with just the mixins that it needs has fewer
+    columns, and finds mistakes in the settings at start-up.
+    """
+
+
+def create_session_model(
+    base: type[Any], *mixins: type[Any], table_name: str = "session"
+) -> type[Any]:
+    """Make a session model of the mixins, and map it.
+
+    ``base`` is a declarative base. BaseMixin need not be given; mixins of your own may
+    add columns. The class is named after the table: ``AdminSession`` for
+    ``admin_session``.
+
+    Raises ConfigurationError if the base is none.
+    """
+    _registry_of(base)
+    if isinstance(base, registry) or hasattr(base, "__mapper__"):
+        raise ConfigurationError(
+            f"base must be a declarative base to derive the model from, not {base!r}"
+        )
+    if not any(issubclass(mixin, BaseMixin) for mixin in mixins):
+        mixins = (*mixins, BaseMixin)
+    name = "".join(word.title() for word in re.split(r"[\W_]+", table_name))
+    body = {"__tablename__": table_name, "__module__": base.__module__}
+    return type(name, (*mixins, base), body)
+
+
+_Model = TypeVar("_Model", bound=BaseMixin)
+
+
+def register_session_model(
+    base: registry | type[Any], model_class: type[_Model]
+) -> type[_Model]:
+    """Map a class that has BaseMixin, but no declarative base, among its bases.
+
+    ``base`` is the registry to map it in, or a declarative base, which has one. The
+    class has a ``__tablename__``. It is returned.
+
+    Raises ConfigurationError if something of that is missing, or the class is mapped.
+    """
+    mapped_in = _registry_of(base)
+    what = getattr(model_class, "__qualname__", repr(model_class))
+    if not (isinstance(model_class, type) and issubclass(model_class, BaseMixin)):
+        raise ConfigurationError(f"{what} must have BaseMixin among its bases")
+    if hasattr(model_class, "__mapper__"):
+        raise ConfigurationError(f"{what} is mapped already")
+    if not (hasattr(model_class, "__tablename__") or hasattr(model_class, "__table__")):
+        raise ConfigurationError(f"{what} must have a __tablename__")
+    mapped_in.map_declaratively(model_class)
+    return model_class
+
+
+def _registry_of(base: Any) -> registry:
+    found = base if isinstance(base, registry) else getattr(base, "registry", None)
+    if not isinstance(found, registry):
+        raise ConfigurationError(
+            f"base must be a declarative base or a registry of SQLAlchemy, not {base!r}"
+        )
+    return found

@@ -1,0 +1,55 @@
+"""The secret key: a command that makes one, and settings that do not show it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+from .config import generate_secret_key
+
+__all__ = ["HiddenText", "hide_secret", "main"]
+
+
+class HiddenText(str):
+    """A text that shows nothing of itself where values are shown for people to read.
+
+    It is what it was for whoever reads it: an ini parser, say, or the cipher.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'(hidden)'"
+
+    def __str__(self) -> str:
+        return "(hidden)"
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+
+def hide_secret(settings: MutableMapping[str, Any], prefix: str = "session.") -> None:
+    """Keep those who show the settings, as pyramid_debugtoolbar does, from the key."""
+    name = prefix + "secret_key"
+    settings[name] = HiddenText(settings[name])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a new key for the setting ``secret_key``; return the exit status, 0.
+
+    Exits with 2 on wrong usage.
+    """
+    parser = argparse.ArgumentParser(
+        prog="pyramid_session_secret",
+        description="Print a new random key for the setting session.secret_key.",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        choices=(16, 24, 32),
+        default=32,
+        help="in bytes, for AES-128, AES-192 or AES-256 (default: %(default)s)",
+    )
+    print(generate_secret_key(parser.parse_args(argv).size))
+    return 0

@@ -1,0 +1,203 @@
+"""How bytes become a cookie value that nobody can read or forge, and bytes again."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Sequence
+from typing import Protocol
+
+from Crypto.Cipher import AES
+
+from .exceptions import ConfigurationError, CookieCryptoError, InvalidCookieError
+
+__all__ = ("AESGCMSerializer", "Serializer")
+
+# The wire format of 0.1.0: nonce, tag, ciphertext. GCM takes nonces of any length (NIST
+# SP 800-38D, 5.2.1.1); 16 bytes is PyCryptodome's default, and does not repeat by
+# chance.
+_NONCE_SIZE = 16
+_TAG_SIZE = 16
+_OVERHEAD = _NONCE_SIZE + _TAG_SIZE
+_KEY_SIZES = (16, 24, 32)
+# Browsers need not keep a cookie of more than 4096 bytes (RFC 6265, 6.1).
+_LONGEST_VALUE = 4096
+_LONGEST_DATA = _LONGEST_VALUE // 4 * 3 - _OVERHEAD
+_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
+_FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")
+
+
+class Serializer(Protocol):
+    """Seal bytes into a cookie value, and open such a value again.
+
+    ``dumps`` returns ASCII that RFC 6265 allows in a cookie value. ``loads`` receives
+    what the browser sent, which may be anything; it raises ``InvalidCookieError`` for a
+    malformed value, ``CookieCryptoError`` for one that is not authentic. Any other
+    ``ValueError`` of ``loads`` counts as an ``InvalidCookieError``. Several threads
+    call both at once.
+    """
+
+    def dumps(self, data: bytes, /) -> bytes: ...
+
+    def loads(self, value: bytes | str, /) -> bytes: ...
+
+
+class _Cipher(Protocol):
+    """AES-GCM with one key.
+
+    ``encrypt`` returns the tag, then the ciphertext; ``decrypt`` returns None for what
+    is not authentic.
+    """
+
+    def __init__(self, key: bytes) -> None: ...
+
+    def encrypt(self, nonce: bytes, data: bytes) -> bytes: ...
+
+    def decrypt(self, nonce: bytes, tag: bytes, ciphertext: bytes) -> bytes | None: ...
+
+
+class _PyCryptodomeCipher:
+    # A GCM object of PyCryptodome belongs to one nonce, so that nothing of it can be
+    # kept from one cookie to the next.
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def encrypt(self, nonce: bytes, data: bytes) -> bytes:
+        gcm = AES.new(self._key, AES.MODE_GCM, nonce=nonce)
+        ciphertext, tag = gcm.encrypt_and_digest(data)
+        return tag + ciphertext
+
+    def decrypt(self, nonce: bytes, tag: bytes, ciphertext: bytes) -> bytes | None:
+        gcm = AES.new(self._key, AES.MODE_GCM, nonce=nonce)
+        try:
+            return gcm.decrypt_and_verify(ciphertext, tag)
+        except ValueError:
+            return None
+
+
+_cipher_class: type[_Cipher]
+
+try:
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+except ImportError:
+    _cipher_class = _PyCryptodomeCipher
+else:
+
+    class _CryptographyCipher:
+        def __init__(self, key: bytes) -> None:
+            self._aead = AESGCM(key)
+
+        def encrypt(self, nonce: bytes, data: bytes) -> bytes:
+            sealed = self._aead.encrypt(nonce, data, None)
+            return sealed[-_TAG_SIZE:] + sealed[:-_TAG_SIZE]
+
+        def decrypt(self, nonce: bytes, tag: bytes, ciphertext: bytes) -> bytes | None:
+            try:
+                return self._aead.decrypt(nonce, ciphertext + tag, None)
+            except InvalidTag:
+                return None
+
+    _cipher_class = _CryptographyCipher
+
+
+class AESGCMSerializer:
+    """Encrypt and authenticate with AES-GCM; what the setting ``secret_key`` makes.
+
+    ``secret`` is a key of 16, 24 or 32 random bytes (AES-128, AES-192, AES-256), or a
+    list of such keys, a key ring: the first encrypts, all decrypt. To change the
+    secret, put the new key before the old one, and drop the old one when its sessions
+    are gone. Anything else raises ``ConfigurationError``, which never shows the secret.
+
+    The value is padded urlsafe base64 of nonce (16 bytes), tag (16 bytes) and
+    ciphertext; of all its spellings exactly one is accepted. PyCryptodome does the
+    work, or ``cryptography`` where that is installed: the same bytes, much faster.
+    """
+
+    def __init__(self, secret: bytes | Sequence[bytes]) -> None:
+        keys = _keys(secret)
+        self._ciphers = tuple(_cipher_class(key) for key in keys)
+        # A key of its own for each purpose (NIST SP 800-57, part 1, 5.2).
+        self._fingerprint_key = hmac.digest(keys[0], b"fingerprint", "sha256")
+
+    def dumps(self, data: bytes) -> bytes:
+        """Seal ``data`` with the first key.
+
+        It is 1 to 3040 bytes long (a cookie holds no more), else ``ValueError``.
+        """
+        if not 1 <= len(data) <= _LONGEST_DATA:
+            raise ValueError(
+                f"cannot seal {len(data)} bytes; it must be 1 to {_LONGEST_DATA} bytes"
+            )
+        nonce = secrets.token_bytes(_NONCE_SIZE)
+        return _to_base64(nonce + self._ciphers[0].encrypt(nonce, data))
+
+    def loads(self, value: bytes | str) -> bytes:
+        """Open ``value`` with whichever key sealed it.
+
+        Raises ``InvalidCookieError`` when it is malformed, ``CookieCryptoError`` when
+        no key authenticates it, and nothing else, whatever the value.
+        """
+        sealed = _from_base64(value)
+        nonce, tag = sealed[:_NONCE_SIZE], sealed[_NONCE_SIZE:_OVERHEAD]
+        ciphertext = sealed[_OVERHEAD:]
+        if not ciphertext:
+            raise InvalidCookieError("the cookie value is too short")
+        for cipher in self._ciphers:
+            data = cipher.decrypt(nonce, tag, ciphertext)
+            if data is not None:
+                return data
+        raise CookieCryptoError("no key authenticates the cookie value")
+
+    def fingerprint(self, data: bytes) -> str:
+        """Return 16 hexadecimal digits that stand for ``data`` in logs.
+
+        Only who has the first key can tell whether they do.
+        """
+        return hmac.digest(self._fingerprint_key, data, "sha256")[:8].hex()
+
+
+def _keys(secret: object) -> list[bytes]:
+    if isinstance(secret, (bytes, bytearray, str)) or not isinstance(secret, Sequence):
+        secret = [secret]
+    secrets: Sequence[object] = secret
+    if not secrets:
+        raise ConfigurationError("the secret is an empty list; give at least one key")
+    keys: list[bytes] = []
+    for number, key in enumerate(secrets, 1):
+        if not isinstance(key, bytes):
+            given = f"of type {type(key).__name__}"
+        elif len(key) not in _KEY_SIZES:
+            given = f"{len(key)} bytes long"
+        else:
+            keys.append(key)
+            continue
+        raise ConfigurationError(
+            "the secret must be 16, 24 or 32 bytes, or a list of such keys, newest "
+            f"first; key {number} of {len(secrets)} is {given}"
+        )
+    return keys
+
+
+def _to_base64(data: bytes) -> bytes:
+    return b2a_base64(data, newline=False).translate(_TO_URLSAFE)
+
+
+def _from_base64(value: bytes | str) -> bytes:
+    if len(value) > _LONGEST_VALUE:
+        raise InvalidCookieError("the cookie value is too long")
+    # The decoder skips what it does not know and ignores the last bits. Only the
+    # spelling that we would have written counts.
+    data = b""
+    try:
+        text = value.encode("ascii") if isinstance(value, str) else value
+        data = a2b_base64(text.translate(_FROM_URLSAFE))
+        is_canonical = _to_base64(data) == text
+    except ValueError:
+        is_canonical = False
+    # Raised out here, it drags no error along that quotes what the browser sent.
+    if not is_canonical:
+        raise InvalidCookieError("the cookie value is not canonical base64")
+    return data

@@ -1,0 +1,481 @@
+"""The table of settings: for each its type, default and rule, on one line."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pyramid.settings import falsey, truthy
+
+from .exceptions import ConfigurationError, SettingsError
+
+if TYPE_CHECKING:
+    from .record import Record
+
+__all__ = (
+    "SETTINGS",
+    "DefaultSettings",
+    "SessionSettings",
+    "Setting",
+    "check_combination",
+    "parse_settings",
+)
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[_T]):
+    """What a setting may hold, in words and as code.
+
+    `convert` takes ini text or a Python value. The ValueError that it raises is without
+    words: `valid` has them.
+    """
+
+    valid: str
+    convert: Callable[[object], _T]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value.strip()
+
+
+def _matching(pattern: str, valid: str) -> _Kind[str]:
+    def convert(value: object) -> str:
+        text = _text(value)
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
+
+    return _Kind(valid, convert)
+
+
+def _whole_number(low: int, high: int, unit: str) -> _Kind[int]:
+    def convert(value: object) -> int:
+        # int() alone would take "1_000", "+5" and the digits of other scripts.
+        if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value.strip()):
+            value = int(value)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int)
+            or not low <= value <= high
+        ):
+            raise ValueError
+        return int(value)
+
+    return _Kind(f"a whole number ({unit}) from {low} to {high}", convert)
+
+
+def _optional(kind: _Kind[_T]) -> _Kind[_T | None]:
+    def convert(value: object) -> _T | None:
+        if value is None or (
+            isinstance(value, str) and value.strip().lower() in ("", "none")
+        ):
+            return None
+        return kind.convert(value)
+
+    return _Kind(f"{kind.valid}, or None", convert)
+
+
+def _identifier_text(value: object) -> str:
+    text = _text(value)
+    if not text.isidentifier() or keyword.iskeyword(text):
+        raise ValueError
+    return text
+
+
+def _flag_value(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = _text(value).lower()
+    if text not in truthy and text not in falsey:
+        raise ValueError
+    return text in truthy
+
+
+def _auto_flag_value(value: object) -> bool | None:
+    if value is None or (isinstance(value, str) and value.strip().lower() == "auto"):
+        return None
+    return _flag_value(value)
+
+
+def _samesite_text(value: object) -> str | None:
+    spellings = {"lax": "Lax", "strict": "Strict", "none": "None", "": None}
+    text = "" if value is None else _text(value).lower()
+    if text not in spellings:
+        raise ValueError
+    return spellings[text]
+
+
+# A token of RFC 6265. WebOb refuses a leading $ and the names of its attributes.
+_COOKIE_NAME = (
+    r"(?!\$)"
+    r"(?!(?i:comment|domain|expires|httponly|max-age|path|samesite|secure)\Z)"
+    r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+"
+)
+# WebOb fails on all other characters, or replaces them by a backslash and digits, so
+# that the browser would keep a cookie for a path or domain that does not exist and
+# never send it back.
+_SENDABLE = r"A-Za-z0-9!#$%&'()*+\-./:<=>?@\[\]^_`{|}~"
+_SENDABLE_WORDS = 'ASCII characters other than control characters and " , ; \\'
+
+_IDENTIFIER = _Kind("a Python identifier", _identifier_text)
+_NAME = _matching(
+    _COOKIE_NAME,
+    "a cookie name of RFC 6265 (ASCII letters, digits and !#$%&'*+-.^_`|~) that neither"
+    " starts with $ nor is the name of a cookie attribute",
+)
+_PATH = _matching(
+    rf"/[ {_SENDABLE}]{{0,254}}",
+    f"a path that starts with / and has up to 255 {_SENDABLE_WORDS}",
+)
+_DOMAIN = _matching(
+    rf"[{_SENDABLE}]{{1,255}}",
+    f"a domain of 1 to 255 {_SENDABLE_WORDS}, without spaces",
+)
+_FLAG = _Kind("true or false", _flag_value)
+_AUTO_FLAG = _Kind("true, false or auto", _auto_flag_value)
+_SAMESITE = _Kind("Lax, Strict, None or empty", _samesite_text)
+_SECONDS = _whole_number(1, 100_000_000, "seconds")
+_SHORT = _whole_number(1, 32767, "seconds")
+_SHORT_OR_ZERO = _whole_number(0, 32767, "seconds")
+_PERCENT = _whole_number(1, 100, "percent")
+
+
+def _setting(
+    default: _T, kind: _Kind[_T], mixin: str | None = None, runtime: str | None = None
+) -> _T:
+    return field(
+        default=default,
+        metadata={
+            "valid": kind.valid,
+            "convert": kind.convert,
+            "mixin": mixin,
+            "runtime": runtime,
+        },
+    )
+
+
+_COOKIE = "ConfigCookieMixin"
+_IDLE = "ConfigIdleMixin"
+_ABSOLUTE = "ConfigAbsoluteMixin"
+_RENEWAL = "ConfigRenewalMixin"
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultSettings:
+    """Hold the settings of one session factory, from which its sessions start.
+
+    Each line is one setting: name, type, default, kind, the mixin without which only
+    None is accepted, and the mixin with which a session can have its own value. Times
+    are in seconds. `cookie_secure` None means `auto`: Secure if the request's scheme is
+    https. `cookie_samesite` None leaves the attribute out; the text "None" means
+    SameSite=None.
+
+    The constructor checks nothing; `parse_settings` does.
+    """
+
+    dbsession_name: str = _setting("dbsession", _IDENTIFIER)
+    cookie_name: str = _setting("session", _NAME)
+    cookie_max_age: int | None = _setting(None, _optional(_SECONDS), runtime=_COOKIE)
+    cookie_path: str = _setting("/", _PATH, runtime=_COOKIE)
+    cookie_domain: str | None = _setting(None, _optional(_DOMAIN), runtime=_COOKIE)
+    cookie_secure: bool | None = _setting(None, _AUTO_FLAG, runtime=_COOKIE)
+    cookie_httponly: bool = _setting(True, _FLAG, runtime=_COOKIE)
+    cookie_samesite: str | None = _setting("Lax", _SAMESITE)
+    idle_timeout: int | None = _setting(None, _optional(_SECONDS), "IdleMixin", _IDLE)
+    absolute_timeout: int | None = _setting(
+        None, _optional(_SECONDS), "AbsoluteMixin", _ABSOLUTE
+    )
+    renewal_timeout: int | None = _setting(
+        None, _optional(_SECONDS), "RenewalMixin", _RENEWAL
+    )
+    renewal_try_every: int = _setting(5, _SHORT, runtime=_RENEWAL)
+    renewal_grace: int = _setting(10, _SHORT_OR_ZERO)
+    extension_delay: int | None = _setting(None, _optional(_SHORT), runtime=_IDLE)
+    extension_chance: int = _setting(100, _PERCENT, runtime=_IDLE)
+    extension_deadline: int = _setting(1, _SHORT, runtime=_IDLE)
+    last_seen_delay: int = _setting(300, _SHORT)
+    client_address_prefix4: int = _setting(24, _whole_number(0, 32, "bits"))
+    client_address_prefix6: int = _setting(48, _whole_number(0, 128, "bits"))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Describe one setting.
+
+    `valid` is its rule in words. `mixin` names the model mixin without which only None
+    is accepted, `runtime` the one with which a session can have its own value; each is
+    None if there is no such mixin.
+    """
+
+    name: str
+    default: object
+    valid: str
+    convert: Callable[[object], Any]
+    mixin: str | None
+    runtime: str | None
+
+    def parse(self, value: object) -> Any:
+        """Return the value that an ini text or a Python value stands for.
+
+        What was parsed once is parsed into itself. Raises ValueError, and nothing else,
+        which names the setting, the value and what would be valid.
+        """
+        try:
+            return self.convert(value)
+        except ValueError:
+            raise ValueError(
+                f"{self.name} must be {self.valid}, not {shown(value)}"
+            ) from None
+
+
+SETTINGS: tuple[Setting, ...] = tuple(
+    Setting(line.name, line.default, **line.metadata)
+    for line in fields(DefaultSettings)
+)
+
+
+def parse_settings(values: Mapping[str, object]) -> DefaultSettings:
+    """Check the settings that an application gives, and add the defaults.
+
+    The values are ini texts or Python values. Raises `ConfigurationError`, and nothing
+    else, for an unknown name, an invalid value or an invalid combination.
+    """
+    known = [setting.name for setting in SETTINGS]
+    for name in values:
+        if name not in known:
+            raise ConfigurationError(
+                f"{shown(name)} is not a setting; {suggest(name, known)}"
+            )
+    try:
+        settings = DefaultSettings(
+            **{
+                setting.name: setting.parse(values[setting.name])
+                for setting in SETTINGS
+                if setting.name in values
+            }
+        )
+        check_combination(settings)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    return settings
+
+
+def check_combination(settings: DefaultSettings) -> None:
+    """Raise ValueError if settings that are valid one by one contradict each other.
+
+    Those of one session are checked as `dataclasses.replace(defaults, **own)`.
+    """
+    _demand_less(settings, "idle_timeout", "absolute_timeout")
+    _demand_less(settings, "extension_delay", "idle_timeout")
+    if settings.extension_chance < 100:
+        reason = " when extension_chance is below 100"
+        _demand_less(settings, "extension_deadline", "idle_timeout", reason)
+        _demand_less(settings, "extension_delay", "extension_deadline", reason)
+    for reason, name, demanded in _browsers_demand(settings):
+        value = getattr(settings, name)
+        if value != demanded:
+            given = "auto" if name == "cookie_secure" and value is None else value
+            raise ValueError(f"{name} must be {demanded} when {reason}, not {given}")
+
+
+def _demand_less(
+    settings: DefaultSettings, less: str, more: str, reason: str = ""
+) -> None:
+    low, high = getattr(settings, less), getattr(settings, more)
+    if low is not None and high is not None and low >= high:
+        raise ValueError(f"{less} ({low}) must be less than {more} ({high}){reason}")
+
+
+def _browsers_demand(settings: DefaultSettings) -> Iterator[tuple[str, str, object]]:
+    """Yield reason, setting and value of what browsers insist on for our cookie.
+
+    The prefixes are those of RFC 6265bis, section 4.1.3, in any case: browsers ignore
+    it (section 5.4).
+    """
+    if settings.cookie_samesite == "None":
+        yield "cookie_samesite is 'None'", "cookie_secure", True
+    name = settings.cookie_name.lower()
+    if name.startswith("__secure-"):
+        yield "cookie_name starts with __Secure-", "cookie_secure", True
+    if name.startswith("__host-"):
+        reason = "cookie_name starts with __Host-"
+        yield reason, "cookie_secure", True
+        yield reason, "cookie_path", "/"
+        yield reason, "cookie_domain", None
+
+
+def suggest(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """Return a hint for an unknown name: the most similar known one, or else all."""
+    similar = get_close_matches(name.lower(), known, n=1)
+    if similar:
+        return f"did you mean {prefix}{similar[0]}?"
+    return f"known are {', '.join(prefix + name for name in known)}"
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value for an error message, in 100 characters at most."""
+    try:
+        text = repr(value)
+    except Exception:
+        # Users' own classes, and integers of more than 4300 digits.
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+class SessionSettings(Mapping[str, Any]):
+    """The settings of one session that can differ from session to session.
+
+    They are read as attributes or as a mapping. To change some, between `edit()` and
+    `save()` (or `discard()`), or in a `with` block, which saves unless an exception
+    leaves it::
+
+        with request.session.settings as settings:
+            settings.idle_timeout = 600
+
+    That is possible for a new session, and for settings for which the model has the
+    Config mixin: `SettingsError` otherwise. A bad value or combination raises
+    ValueError when it is saved. Edits that are not saved can be read back, but have no
+    effect.
+    """
+
+    cookie_max_age: int | None
+    cookie_path: str
+    cookie_domain: str | None
+    cookie_secure: bool | None
+    cookie_httponly: bool
+    idle_timeout: int | None
+    absolute_timeout: int | None
+    renewal_timeout: int | None
+    renewal_try_every: int
+    extension_delay: int | None
+    extension_chance: int
+    extension_deadline: int
+
+    __slots__ = ("_edited", "_edits", "_read", "_write")
+
+    _read: Callable[[], Record]
+    _write: Callable[[], Record]
+    _edits: dict[str, Any] | None
+    _edited: Record | None
+
+    def __init__(self, read: Callable[[], Record], write: Callable[[], Record]):
+        object.__setattr__(self, "_read", read)
+        object.__setattr__(self, "_write", write)
+        self.discard()
+
+    def _record(self) -> Record:
+        """Return the session's record; edits of another one are discarded."""
+        record = self._read()
+        if record is not self._edited:
+            self.discard()
+        return record
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _RUNTIME:
+            raise KeyError(name)
+        settings = self._record().settings
+        if self._edits is not None and name in self._edits:
+            return self._edits[name]
+        return getattr(settings, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_RUNTIME)
+
+    def __len__(self) -> int:
+        return len(_RUNTIME)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in _RUNTIME:
+            raise KeyError(name)
+        record = self._record()
+        if self._edits is None:
+            raise SettingsError(
+                f"{name} cannot be changed before edit() is called; or use"
+                " 'with request.session.settings as settings:'"
+            )
+        if name not in record.config.own_settings:
+            raise SettingsError(
+                f"{name} cannot be changed: the model lacks {_RUNTIME[name].runtime}"
+            )
+        self._edits[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        raise SettingsError(
+            "a setting cannot be deleted; set it to None where None is valid"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            self[name] = value
+        except KeyError:
+            raise AttributeError(
+                f"{shown(name)} is not a setting of a session;"
+                f" {suggest(name, [*_RUNTIME])}"
+            ) from None
+
+    def __delattr__(self, name: str) -> None:
+        del self[name]
+
+    def edit(self) -> None:
+        """Allow changes. Raises `SettingsError` if the session is not new."""
+        record = self._record()
+        if record.key is not None:
+            raise SettingsError(
+                "the settings of a session can be changed only while it is new"
+            )
+        if self._edits is None:
+            object.__setattr__(self, "_edits", {})
+            object.__setattr__(self, "_edited", record)
+
+    def save(self) -> None:
+        """Check the changes and let them take effect.
+
+        Raises ValueError for a bad value or combination; the changes are then still
+        there, to be corrected or discarded. Raises `SettingsError` without `edit()`.
+        """
+        record = self._record()
+        edits = self._edits
+        if edits is None:
+            raise SettingsError("there is nothing to save: edit() was not called")
+        settings = replace(
+            record.settings,
+            **{name: _RUNTIME[name].parse(value) for name, value in edits.items()},
+        )
+        check_combination(settings)
+        self._write().settings = settings
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget changes that are not saved."""
+        object.__setattr__(self, "_edits", None)
+        object.__setattr__(self, "_edited", None)
+
+    def __enter__(self) -> SessionSettings:
+        self.edit()
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        try:
+            if kind is None:
+                self.save()
+        finally:
+            self.discard()
+
+
+_RUNTIME = {
+    setting.name: setting for setting in SETTINGS if setting.runtime is not None
+}

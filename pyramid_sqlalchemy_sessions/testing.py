@@ -1,0 +1,149 @@
+"""Helps to test applications: real requests that leave nothing behind, and a double."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
+
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import class_mapper, registry, sessionmaker
+from sqlalchemy.orm.attributes import set_committed_value
+
+from . import config
+from .config import SessionConfig
+from .model import FullyFeaturedSession, create_session_model
+from .record import Record
+from .serializer import AESGCMSerializer
+from .session import Session
+
+__all__ = ["DummySession", "later", "rolled_back"]
+
+
+@contextmanager
+def rolled_back(
+    engine: Engine, *session_factories: sessionmaker[Any]
+) -> Generator[Connection]:
+    """Let requests commit, and take all of it back in the end.
+
+    Begins a transaction on a connection, which is returned, and rolls it back.
+    Meanwhile the dbsessions of the factories (SQLAlchemy's, such as
+    ``app.registry["dbsession_factory"]``) use that connection, and what they take for
+    a transaction is a savepoint on it: what a request commits is there for the next
+    one. On SQLite, whose driver begins transactions too late for savepoints, this
+    begins one itself.
+    """
+    with ExitStack() as stack:
+        connection = stack.enter_context(engine.connect())
+        if engine.dialect.name == "sqlite":
+            stack.enter_context(_without_transactions_of_the_driver(connection))
+        stack.callback(connection.begin().rollback)
+        if engine.dialect.name == "sqlite" and not _driver(connection).in_transaction:
+            connection.exec_driver_sql("BEGIN")
+        for factory in session_factories:
+            stack.callback(factory.kw.update, factory.kw.copy())
+            stack.callback(factory.kw.clear)
+            factory.configure(bind=connection, join_transaction_mode="create_savepoint")
+        yield connection
+
+
+@contextmanager
+def _without_transactions_of_the_driver(connection: Connection) -> Generator[None]:
+    driver = _driver(connection)
+    before = driver.isolation_level
+    driver.isolation_level = None
+    try:
+        yield
+    finally:
+        driver.isolation_level = before
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.dbapi_connection
+
+
+@contextmanager
+def later(seconds: float) -> Generator[None]:
+    """Let the clock of all sessions be ahead by some seconds. No other clock is."""
+    now = vars(config)["time"].time
+    ahead = SimpleNamespace(time=lambda: now() + seconds)
+    with mock.patch.object(config, "time", ahead):
+        yield
+
+
+class DummySession(Session):
+    """A session in memory, for ``pyramid.testing.DummyRequest``.
+
+    It is the real session without a database, a cookie and a transaction: calls are
+    checked as usual, and nothing is stored. It holds the ``data``, and belongs to the
+    user with the ``userid``. ``new`` tells whether it behaves as one that is not stored
+    yet.
+
+    It has all features. With a ``model_class`` it has those of that model, which needs
+    no table.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        data: Mapping[Any, Any] | Iterable[tuple[Any, Any]] = (),
+        *,
+        userid: Any = None,
+        new: bool = True,
+        model_class: type | None = None,
+    ):
+        memory = _Memory(_config_of(model_class or _every_feature()))
+        super().__init__(memory.config, None)
+        self._visit = cast(Any, memory)
+        self.update(data)
+        if userid is not None:
+            self.userid = userid
+        if not new:
+            memory.store()
+
+
+class _Memory:
+    """Holds what a Visit would find in the database."""
+
+    def __init__(self, session_config: SessionConfig):
+        self.config = session_config
+        self._record = Record(session_config, None)
+
+    def read(self) -> Record:
+        """Return the record to read from: another one after ``invalidate``."""
+        if self._record.deleted:
+            self._record = Record(self.config, None)
+        return self._record
+
+    def store(self) -> None:
+        """Make the session one that is there already."""
+        self._record = Record(self.config, self._record.begin())
+
+    def touch(self, record: Record) -> None:
+        """Do nothing: there is nothing to be stored."""
+
+    use = expose = touch
+
+    def instance(self) -> Any:
+        """Return an object of the model, in no dbsession; None while there is none."""
+        record = self.read()
+        if record.loaded is not None and record.instance is None:
+            manager: Any = class_mapper(self.config.table.model_class).class_manager
+            record.instance = manager.new_instance()
+            for name, value in record.loaded.items():
+                set_committed_value(record.instance, name, value)
+        return record.instance
+
+
+@cache
+def _every_feature() -> type[Any]:
+    return create_session_model(registry().generate_base(), FullyFeaturedSession)
+
+
+@cache
+def _config_of(model_class: type) -> SessionConfig:
+    return SessionConfig.make(AESGCMSerializer(bytes(32)), model_class, {})

@@ -1,0 +1,863 @@
+"""The demo does what its pages say."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import plaster
+import pytest
+import time_machine
+from sqlalchemy import create_engine, delete, func, inspect, select, text
+from sqlalchemy.orm import Session
+from webtest import TestApp
+
+import demo
+from demo.database import PRODUCTS, USERS, OutdatedDatabase
+from demo.models import Alarm, Order, Product, User, WebSession
+from demo.security import path_of_this_site
+
+INI = Path(demo.__file__).with_name("development.ini")
+
+
+def settings_of_ini():
+    """Return what is in the ini file for the application."""
+    settings = plaster.get_settings(str(INI), "app:main")
+    del settings["use"]
+    return settings
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The application, made from the settings of its ini file."""
+    path = tmp_path_factory.mktemp("demo") / "demo.sqlite"
+    app = demo.main({}, **{**settings_of_ini(), "sqlalchemy.url": f"sqlite:///{path}"})
+    yield app
+    app.registry["dbsession_factory"].kw["bind"].dispose()
+
+
+@pytest.fixture
+def browser(server):
+    """A browser that was never here, in front of full shelves."""
+    browser = Browser(server)
+    press(browser.get("/shop"), "/shop/cart")
+    press(browser.get("/shop"), "/shop/checkout")
+    press(browser.get("/shop"), "/shop/restock")
+    browser.reset()
+    return browser
+
+
+class Browser(TestApp):
+    """A browser with the habits of the visitors of the demo."""
+
+    @property
+    def dbsession(self):
+        return self.app.registry["dbsession_factory"]()
+
+    @property
+    def cookie(self):
+        return self.cookies.get("session")
+
+    def panel(self):
+        """Return what the panel beside the page shows, by the names it has there."""
+        page = self.get("/panel").html
+        return {
+            name: tag.get_text(" ", strip=True)
+            for name in PANEL
+            if (tag := page.find(id=name)) is not None
+        }
+
+    def times(self):
+        """Return what the frame with the clock shows, by the ids of its parts."""
+        page = self.get("/timeouts/now").html
+        return {
+            name: tag.get_text(" ", strip=True)
+            for name in ("clock", "idle", "absolute", "renewal", "thief", "no-times")
+            if (tag := page.find(id=name)) is not None
+        }
+
+    def begin(self, idle="30", absolute="300", renewal="10"):
+        """Begin a session with timeouts of its own, and return the page."""
+        form = form_of(self.get("/timeouts"), "/timeouts/begin")
+        form["idle_timeout"] = idle
+        form["absolute_timeout"] = absolute
+        form["renewal_timeout"] = renewal
+        return form.submit().follow()
+
+    def use(self):
+        """Use the session; return its page."""
+        return self.get("/timeouts")
+
+    def log_in(self, name="alice", password=None):
+        """Submit the login form, and return the answer."""
+        form = form_of(self.get("/login"), "/login")
+        form["name"] = name
+        form["password"] = USERS.get(name) if password is None else password
+        return form.submit()
+
+    def add(self, product="Desk lamp"):
+        """Put something into the cart, and return the page of the shop."""
+        page = self.get("/shop")
+        button = page.html.find(attrs={"aria-label": f"Add {product} to the cart"})
+        number = button.find_previous("input", attrs={"name": "product"})["value"]
+        form = next(
+            form
+            for form in page.forms.values()
+            if "product" in form.fields and form["product"].value == number
+        )
+        return form.submit().follow()
+
+    def check_out(self, payment_fails=False, **kw):
+        """Submit the checkout form, and return the answer."""
+        form = form_of(self.get("/shop"), "/shop/checkout")
+        form["payment_fails"] = payment_fails
+        return form.submit(**kw)
+
+
+def form_of(page, action):
+    """Return the first form of a page that is sent to this path."""
+    return next(form for form in page.forms.values() if form.action == action)
+
+
+def press(page, action):
+    """Submit the form and return the page that comes after it."""
+    return form_of(page, action).submit().follow()
+
+
+def messages(page):
+    """Return the flash messages that a page shows."""
+    return [tag.get_text() for tag in page.html.find_all(class_="flash")]
+
+
+def stock(browser):
+    """Return the stock of the products by their names."""
+    with browser.dbsession as dbsession:
+        return dict(dbsession.execute(select(Product.name, Product.stock)).all())
+
+
+def orders(browser):
+    """Return the number of orders."""
+    with browser.dbsession as dbsession:
+        return dbsession.scalar(select(func.count()).select_from(Order))
+
+
+def alarms(browser):
+    """Return whose alarms there are."""
+    with browser.dbsession as dbsession:
+        return dbsession.scalars(select(Alarm.userid).order_by(Alarm.id)).all()
+
+
+PANEL = [
+    *("row-id", "row-version", "row-userid", "row-data", "row-flash"),
+    *("row-idle", "row-renewal"),
+]
+TIMES = "\N{MULTIPLICATION SIGN}"
+FULL = {name: number for name, _, number in PRODUCTS}
+
+# Start
+
+
+def test_starts_again_on_its_own_database(server):
+    """A second start finds the tables and adds nothing to them."""
+    url = server.registry.settings["sqlalchemy.url"]
+    again = demo.main({}, **server.registry.settings)
+    again.registry["dbsession_factory"].kw["bind"].dispose()
+    engine = create_engine(url)
+    with Session(engine) as dbsession:
+        names = dbsession.scalars(select(User.name)).all()
+    engine.dispose()
+    assert sorted(names) == sorted(USERS)
+
+
+@pytest.mark.parametrize("name", ["session", "product"])
+def test_tables_of_an_older_demo_are_told(sqlite_url, name):
+    """A table that lacks columns is no riddle, and nothing is done to it."""
+    engine = create_engine(sqlite_url)
+    with engine.begin() as connection:
+        connection.execute(text(f"create table {name} (id integer)"))
+    with pytest.raises(OutdatedDatabase, match=f"{name}.* lacks .*Delete the SQLite"):
+        demo.main({}, **{**settings_of_ini(), "sqlalchemy.url": sqlite_url})
+    assert inspect(engine).get_table_names() == [name]
+    engine.dispose()
+
+
+def test_passwords_are_stored_hashed(browser):
+    """No password is in the table, and equal ones would not look alike."""
+    with browser.dbsession as dbsession:
+        users = dbsession.scalars(select(User)).all()
+    for user in users:
+        assert USERS[user.name] not in user.password_hash + user.salt
+    assert len({user.salt for user in users}) == len(users)
+
+
+# Scene 1: a counter and flash messages.
+
+
+def test_counter_goes_on_over_urls(browser):
+    """Both URLs count on, the panel does not count."""
+    counts = []
+    for path in ("/", "/howdy", "/"):
+        counts.append(browser.get(path).html.find("output").get_text())
+        browser.get("/panel")
+    assert counts == ["1", "2", "3"]
+    assert browser.panel()["row-data"] == "'counter': 3"
+
+
+def test_browsers_have_their_own_counters(browser, server):
+    """The second browser starts at one."""
+    other = Browser(server)
+    browser.get("/")
+    browser.get("/")
+    assert other.get("/").html.find("output").get_text() == "1"
+
+
+def test_flash_message_is_shown_once(browser):
+    """The page after the redirect shows the message, the next one does not."""
+    form = form_of(browser.get("/"), "/flash")
+    form["message"] = "<b>Hello</b>"
+    answer = form.submit()
+    assert answer.status_int == 303
+    assert "Hello" in browser.panel()["row-flash"]
+    page = answer.follow()
+    assert messages(page) == ["<b>Hello</b>"]
+    assert "<b>Hello" not in page
+    assert browser.panel()["row-flash"] == "{}"
+    assert messages(browser.get("/")) == []
+
+
+# Scene 2: logging in and out.
+
+
+def test_stranger_is_sent_to_login_and_back(browser):
+    """The message that the forbidden view flashes survives the rollback."""
+    page = browser.get("/account?x=1").follow()
+    assert messages(page) == ["Please log in."]
+    form = form_of(page, "/login")
+    form["name"], form["password"] = "alice", USERS["alice"]
+    answer = form.submit()
+    assert answer.location == "http://localhost/account?x=1"
+    page = answer.follow()
+    assert messages(page) == ["Welcome, alice."]
+    assert browser.panel()["row-userid"].endswith("(alice)")
+
+
+@pytest.mark.parametrize(
+    ("name", "password"), [("alice", "wrong"), ("nobody", "nobody"), ("", "")]
+)
+def test_bad_login_is_told(browser, name, password):
+    """A wrong name and a wrong password get the same message, and nobody logs in."""
+    answer = browser.log_in(name, password)
+    assert messages(answer.follow()) == [
+        "There is no such user, or the password is wrong."
+    ]
+    assert browser.get("/account").status_int == 303
+
+
+def test_login_changes_the_id_and_the_csrf_token_and_keeps_the_data(browser):
+    """The cookie is another one after the login, the counter goes on."""
+    old_form = form_of(browser.get("/"), "/flash")
+    cookie, before = browser.cookie, browser.panel()
+    page = browser.log_in().follow()
+    after = browser.panel()
+    assert browser.cookie != cookie
+    assert after["row-id"] != before["row-id"]
+    assert page.html.find(id="id-before").get_text() == before["row-id"]
+    assert page.html.find(id="id-now").get_text() == after["row-id"]
+    assert browser.get("/").html.find("output").get_text() == "2"
+    assert "too old" in old_form.submit(status=400)
+
+
+def test_old_cookie_is_dead_after_login(browser, server):
+    """Who sends the cookie from before the login is a stranger; the page shows it."""
+    browser.get("/")
+    thief = Browser(server)
+    thief.set_cookie("session", browser.cookie)
+    browser.log_in()
+    assert thief.get("/account").status_int == 303
+    assert "row-id" in browser.panel()
+    assert browser.get("/replay").html.find(id="no-row") is not None
+
+
+def test_logout_deletes_the_session(browser, server):
+    """Nothing of the old session is left, and the farewell is in a new one."""
+    browser.get("/")
+    browser.log_in()
+    cookie = browser.cookie
+    page = press(browser.get("/account"), "/logout")
+    assert messages(page) == ["You are logged out. Good-bye!"]
+    assert browser.cookie != cookie
+    assert "counter" not in browser.panel()["row-data"]
+    assert browser.get("/replay").html.find(id="no-row") is not None
+    old = Browser(server)
+    old.set_cookie("session", cookie)
+    assert old.get("/account").status_int == 303
+
+
+@pytest.mark.parametrize("path", ["/flash", "/login", "/logout", "/shop/checkout"])
+def test_post_without_token_is_refused(browser, path):
+    """Every form needs the CSRF token."""
+    browser.get("/")
+    assert "too old" in browser.post(path, {}, status=400)
+
+
+@pytest.mark.parametrize("url", ["/", "/account", "/shop?a=b&c=%20"])
+def test_next_may_be_a_path_of_the_site(url):
+    """The login page redirects to where one came from."""
+    assert path_of_this_site(url, "/x") == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(None, "", "account", "//evil.example", "/\\evil.example"),
+        *("https://evil.example", "javascript:alert(1)"),
+        *("/a\nb", "/\t/evil.example", "/ä"),
+    ],
+)
+def test_next_may_not_lead_elsewhere(url):
+    """Anything else leads to the default."""
+    assert path_of_this_site(url, "/x") == "/x"
+
+
+# Scene 3: a shop.
+
+
+def test_cart_is_in_the_session(browser):
+    """A change in the nested dict is stored."""
+    browser.add("Teapot")
+    browser.add("Teapot")
+    page = browser.add("Notebook")
+    cart = page.html.find(id="cart").get_text(" ", strip=True)
+    assert f"2 {TIMES} Teapot" in cart
+    assert f"1 {TIMES} Notebook" in cart
+    form = next(form for form in page.forms.values() if "remove" in form.fields)
+    page = form.submit("remove").follow()
+    assert "Teapot" not in page.html.find(id="cart").get_text()
+    assert browser.panel()["row-data"] == "'cart': {2: 1}"
+
+
+def test_unknown_product_is_not_found(browser):
+    """A made-up product number puts nothing into the cart."""
+    form = browser.get("/shop").forms[0]
+    form["product"] = "999"
+    form.submit(status=404)
+    assert browser.panel()["row-data"] == "{}"
+
+
+def test_checkout_stores_order_stock_cart_and_message(browser):
+    """A checkout that succeeds."""
+    browser.add("Desk lamp")
+    page = browser.check_out().follow()
+    (message,) = messages(page)
+    assert message.startswith("Thank you!")
+    assert stock(browser) == {**FULL, "Desk lamp": FULL["Desk lamp"] - 1}
+    assert orders(browser) == 1
+    assert page.html.find(id="cart") is None
+    assert "a guest" in page.html.find(id="orders").get_text()
+
+
+def test_failed_checkout_undoes_everything(browser):
+    """Order, stock, cart and message: none of them is left half done."""
+    browser.add("Desk lamp")
+    before = browser.panel()
+    page = browser.check_out(payment_fails=True, status=402)
+    rows = [
+        [cell.get_text(strip=True) for cell in row.find_all(["th", "td"])]
+        for row in page.html.find(id="rollback").tbody.find_all("tr")
+    ]
+    assert rows == [
+        ["Stock: Desk lamp", "3", "4"],
+        ["Order 1", "inserted", "does not exist"],
+        ["Cart", "empty", f"1 {TIMES} Desk lamp"],
+        ["Message", "“Thank you! Order 1 is placed.”", "none"],
+    ]
+    assert messages(page) == []
+    assert browser.panel() == before
+    assert stock(browser) == FULL
+    assert orders(browser) == 0
+    page = browser.get("/shop")
+    assert messages(page) == []
+    assert f"1 {TIMES} Desk lamp" in page.html.find(id="cart").get_text(" ", strip=True)
+
+
+def test_failed_checkout_can_be_repeated(browser):
+    """After a failure the same cart can be bought, by the user who is logged in."""
+    browser.log_in("bob")
+    browser.add()
+    browser.check_out(payment_fails=True, status=402)
+    page = browser.check_out().follow()
+    assert "bob" in page.html.find(id="orders").get_text()
+
+
+def test_too_little_stock_keeps_the_cart_and_tells_why(browser):
+    """The exception view's message is stored, and nothing of the failed checkout."""
+    browser.add("Desk lamp")
+    for _ in range(FULL["Teapot"] + 1):
+        browser.add("Teapot")
+    page = browser.check_out().follow()
+    assert messages(page) == ["Not enough in stock: Teapot, 3 left."]
+    assert stock(browser) == FULL
+    assert browser.panel()["row-data"] == "'cart': {1: 1, 3: 4}"
+
+
+def test_empty_cart_cannot_be_checked_out(browser):
+    """Two checkouts of one cart: the second is told that it is empty."""
+    browser.add()
+    form = form_of(browser.get("/shop"), "/shop/checkout")
+    form.submit()
+    assert messages(browser.get("/shop"))
+    assert messages(form.submit().follow()) == ["Your cart is empty."]
+    assert orders(browser) == 1
+
+
+@pytest.mark.parametrize("payment_fails", [True, False])
+def test_shop_on_every_database(database_url, payment_fails):
+    """All that the ini file needs for another database is its URL."""
+    settings = {**settings_of_ini(), "sqlalchemy.url": database_url}
+    app = demo.main({}, **settings)
+    browser = Browser(app)
+    browser.log_in()
+    browser.add("Desk lamp")
+    page = browser.check_out(payment_fails, expect_errors=payment_fails)
+    assert page.status_int == (402 if payment_fails else 303)
+    assert orders(browser) == (0 if payment_fails else 1)
+    left = FULL["Desk lamp"] - (0 if payment_fails else 1)
+    assert stock(browser) == {**FULL, "Desk lamp": left}
+    assert ("cart" in browser.panel()["row-data"]) == payment_fails
+    app.registry["dbsession_factory"].kw["bind"].dispose()
+
+
+# Scene 4: timeouts, and a stolen cookie.
+
+
+@pytest.fixture
+def clock():
+    """A clock that stands still until it is moved."""
+    start = int(time.time()) // 3600 * 3600 + 600
+    with time_machine.travel(start, tick=False) as clock:
+        yield clock
+
+
+def at(seconds):
+    """Return the time of day so long after the clock's present, as pages show it."""
+    return time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + seconds))
+
+
+def renew(browser, clock):
+    """Use the session until its cookie has been renewed."""
+    before = browser.panel()["row-renewal"]
+    clock.shift(11)
+    browser.use()
+    browser.use()
+    assert browser.panel()["row-renewal"] != before
+
+
+def test_timeouts_are_comfortable_by_default(browser, clock):
+    """They are those of the ini file, and the page begins a session."""
+    page = browser.use()
+    assert page.html.find(id="lost") is None
+    times = browser.times()
+    assert times["clock"] == at(0)
+    assert times["idle"] == f"Idle timeout 3600 s until {at(3600)}, unless it is used"
+    assert times["absolute"].startswith("Absolute timeout 43200 s")
+    assert times["renewal"] == f"Renewal 600 s last {at(0)}; next from {at(601)} on"
+    assert "thief" not in times
+
+
+def test_session_begins_with_timeouts_of_its_own(browser, server, clock):
+    """They replace the ini's, for this session only; the old one is gone."""
+    browser.log_in()
+    page = browser.begin("20", "200", "")
+    assert messages(page) == ["This is a new session, with timeouts of its own."]
+    times = browser.times()
+    assert times["idle"].startswith(f"Idle timeout 20 s until {at(20)}")
+    assert times["absolute"].startswith(f"Absolute timeout 200 s until {at(200)}")
+    assert times["renewal"] == "Renewal none"
+    assert browser.panel()["row-userid"] == "NULL"
+    other = Browser(server)
+    other.use()
+    assert other.times()["idle"].startswith("Idle timeout 3600 s")
+
+
+def test_session_may_have_no_timeouts(browser, clock):
+    """An empty field means none."""
+    browser.begin("", "", "")
+    clock.shift(10**8)
+    assert browser.times()["idle"] == "Idle timeout none"
+    assert browser.times()["absolute"] == "Absolute timeout none"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"idle": "soon"}, "idle_timeout must be"),
+        ({"renewal": "0"}, "renewal_timeout must be"),
+        ({"idle": "300"}, "idle_timeout (300) must be less than absolute_timeout"),
+    ],
+)
+def test_bad_timeouts_are_told_and_change_nothing(browser, values, expected):
+    """The old session is still there, with all that it holds."""
+    browser.get("/")
+    row_id = browser.panel()["row-id"]
+    (message,) = messages(browser.begin(**values))
+    assert expected in message
+    assert browser.panel()["row-id"] == row_id
+    assert browser.panel()["row-data"] == "'counter': 1"
+
+
+@pytest.mark.parametrize("path", ["/panel", "/timeouts/now"])
+def test_looking_does_not_use_the_session(browser, clock, path):
+    """Frames extend nothing and renew nothing, pages do."""
+    browser.begin()
+    end = at(30)
+    clock.shift(20)
+    assert "Set-Cookie" not in browser.get(path).headers
+    assert browser.panel()["row-idle"] == end
+    assert (
+        browser.times()["idle"] == f"Idle timeout 10 s until {end}, unless it is used"
+    )
+    assert browser.times()["renewal"].startswith("Renewal due")
+    browser.use()
+    assert browser.panel()["row-idle"] == at(30)
+    assert browser.times()["renewal"].startswith("Renewal sent")
+    browser.get(path)
+    assert browser.times()["renewal"].startswith("Renewal sent")
+
+
+def test_idle_session_ends(browser, clock):
+    """Within its last second it can be used, later it cannot."""
+    browser.begin()
+    clock.shift(30)
+    assert browser.times()["idle"].startswith("Idle timeout 0 s")
+    browser.use()
+    clock.shift(31)
+    page = browser.use()
+    assert page.html.find(id="lost") is not None
+    assert browser.times()["idle"].startswith("Idle timeout 3600 s")
+    assert browser.use().html.find(id="lost") is None
+
+
+def test_look_at_an_expired_session_ends_it(browser, clock):
+    """There is no row any more, so the frames show none."""
+    browser.begin()
+    clock.shift(31)
+    assert browser.times().keys() == {"clock", "no-times"}
+    assert browser.cookie is None
+    assert browser.panel() == {}
+
+
+def test_absolute_timeout_ends_what_is_in_use(browser, clock):
+    """Use extends the idle timeout only."""
+    browser.begin("30", "50", "")
+    clock.shift(25)
+    browser.use()
+    assert browser.times()["absolute"].startswith("Absolute timeout 25 s")
+    clock.shift(25)
+    assert browser.use().html.find(id="lost") is None
+    clock.shift(1)
+    assert browser.use().html.find(id="lost") is not None
+
+
+def test_renewal_takes_two_requests(browser, clock):
+    """One gets the new cookie, the next brings it back."""
+    browser.begin()
+    cookie = browser.cookie
+    clock.shift(10)
+    assert browser.times()["renewal"].startswith("Renewal 0 s")
+    browser.use()
+    assert browser.cookie == cookie
+    clock.shift(1)
+    browser.use()
+    assert browser.cookie != cookie
+    assert browser.times()["renewal"].endswith(f"new cookie sent {at(0)}")
+    browser.use()
+    assert browser.times()["renewal"].startswith(f"Renewal 10 s last {at(0)}")
+
+
+def test_theft_is_told_step_by_step(browser, clock):
+    """The frame says what the stolen cookie is good for, and when that ends."""
+    browser.begin()
+    press(browser.use(), "/timeouts/steal")
+    assert f"Wait for the renewal, which is due at {at(11)}" in browser.times()["thief"]
+    clock.shift(11)
+    page = browser.get("/timeouts/now").html
+    assert page.find(attrs={"data-until": True, "hidden": True}) is not None
+    browser.use()
+    assert "until the new one comes back" in browser.times()["thief"]
+    browser.use()
+    assert f"still let in until {at(10)}" in browser.times()["thief"]
+    clock.shift(11)
+    told = browser.get("/timeouts/now").html.find(id="armed")
+    assert "sets off the alarm" in told.get_text()
+    assert not told.has_attr("hidden")
+
+
+def test_thief_is_let_in_until_the_grace_is_over(browser, clock):
+    """With the present cookie, with the one before, and then no more."""
+    before = len(alarms(browser))
+    browser.begin()
+    press(browser.use(), "/timeouts/steal")
+    (message,) = messages(press(browser.use(), "/timeouts/thief"))
+    assert "let in" in message
+    assert "as good as yours" in message
+    renew(browser, clock)
+    clock.shift(10)
+    (message,) = messages(press(browser.use(), "/timeouts/thief"))
+    assert "let in" in message
+    assert "still accepted" in message
+    assert len(alarms(browser)) == before
+    clock.shift(1)
+    press(browser.use(), "/timeouts/thief")
+    assert len(alarms(browser)) == before + 1
+
+
+@pytest.mark.parametrize("name", [None, "bob"])
+def test_old_cookie_sets_off_the_alarm(browser, clock, name, caplog):
+    """The session is deleted, the alarm recorded, and the visitor is a stranger."""
+    if name is not None:
+        browser.log_in(name)
+    with browser.dbsession as dbsession:
+        user = select(User.id).where(User.name == name)
+        userid = dbsession.scalar(user)
+    press_steal_and_wait(browser, clock)
+    row_id = browser.panel()["row-id"]
+    answer = form_of(browser.use(), "/timeouts/thief").submit()
+    assert "Set-Cookie" not in answer.headers
+    page = answer.follow()
+    assert page.html.h1.get_text() == "Alarm"
+    assert messages(page) == ["Your session has been deleted, and all that was in it."]
+    newest = page.html.find(id="alarms").tbody.tr.get_text(" ", strip=True)
+    assert newest == f"{at(0)} {name or 'a guest'}"
+    assert alarms(browser)[-1] == userid
+    assert f"came back. Its user is {userid}." in caplog.text
+    assert "stranger" in browser.get("/panel")
+    with browser.dbsession as dbsession:
+        ids = dbsession.scalars(select(WebSession.id)).all()
+    assert not any(str(id).startswith(row_id.rstrip("…")) for id in ids)
+    page = form_of(page, "/timeouts").submit()
+    assert page.html.find(id="lost") is not None
+    assert browser.panel()["row-data"] == "{}"
+    assert "have now" in browser.get("/timeouts/alarms")
+
+
+def press_steal_and_wait(browser, clock):
+    """Steal the cookie, and wait until it is of no use any more."""
+    press(browser.use(), "/timeouts/steal")
+    for _ in range(2):
+        clock.shift(601)
+        browser.use()
+    clock.shift(11)
+
+
+def test_alarm_is_recorded_whatever_the_request_was_for(browser, server, clock):
+    """A thief of flesh and blood, on another page, in a request that fails."""
+    browser.begin()
+    thief = Browser(server)
+    thief.set_cookie("session", browser.cookie)
+    renew(browser, clock)
+    clock.shift(11)
+    before = len(alarms(browser))
+    answer = thief.post("/flash", {}, status=400)
+    assert len(alarms(browser)) == before + 1
+    assert answer.headers["Set-Cookie"].startswith("session=; Max-Age=0")
+    assert browser.use().html.find(id="lost") is not None
+
+
+def test_thief_is_a_stranger_after_a_login(browser, clock):
+    """A login changes the id, so that an old cookie is no alarm: it is just dead."""
+    press(browser.use(), "/timeouts/steal")
+    browser.log_in()
+    assert "Dead." in browser.times()["thief"]
+    before = len(alarms(browser))
+    assert (
+        "The thief is a stranger here."
+        in messages(press(browser.use(), "/timeouts/thief"))[-1]
+    )
+    assert len(alarms(browser)) == before
+
+
+def test_nothing_notices_a_thief_without_renewal(browser, clock):
+    """The page says so."""
+    browser.begin("", "", "")
+    press(browser.use(), "/timeouts/steal")
+    clock.shift(10**6)
+    assert "renewal is off" in browser.times()["thief"]
+    (message,) = messages(press(browser.use(), "/timeouts/thief"))
+    assert "let in" in message
+    assert "Renewal is off" in message
+
+
+def test_thief_needs_a_cookie(browser, clock):
+    """The button of another session, say, in an old tab."""
+    press(browser.use(), "/timeouts/steal")
+    form = form_of(browser.use(), "/timeouts/thief")
+    browser.begin()
+    form["csrf_token"] = form_of(browser.use(), "/timeouts/begin")["csrf_token"].value
+    assert messages(form.submit().follow()) == ["Nothing is stolen yet."]
+
+
+def test_alarm_on_every_database(database_url, clock):
+    """All of it: the thief is let in, then caught."""
+    settings = {**settings_of_ini(), "sqlalchemy.url": database_url}
+    browser = Browser(demo.main({}, **settings))
+    browser.log_in()
+    press(browser.use(), "/timeouts/steal")
+    page = press(browser.use(), "/timeouts/thief")
+    assert "let in" in messages(page)[-1]
+    press_steal_and_wait(browser, clock)
+    page = press(browser.use(), "/timeouts/thief")
+    assert page.html.h1.get_text() == "Alarm"
+    assert len(alarms(browser)) == 1
+    assert browser.panel() == {}
+    browser.app.registry["dbsession_factory"].kw["bind"].dispose()
+
+
+# The panel
+
+
+def test_panel_without_a_session(browser):
+    """It stores nothing, and sends no cookie."""
+    answer = browser.get("/panel")
+    assert "Set-Cookie" not in answer.headers
+    assert "nothing to store yet" in answer
+    browser.get("/replay", status=404)
+
+
+def test_panel_changes_nothing(browser):
+    """Not even the version."""
+    browser.get("/")
+    first = browser.panel()
+    assert browser.panel() == first
+    with browser.dbsession as dbsession:
+        versions = dbsession.scalars(select(WebSession.version)).all()
+    assert int(first["row-version"]) in versions
+
+
+def test_panel_survives_a_foreign_cookie(browser):
+    """Somebody else's cookie of the same name is no reason to fail."""
+    browser.set_cookie("session", "rubbish")
+    assert "stranger" in browser.get("/panel")
+
+
+# Scene 5: the sessions of a user.
+
+
+@pytest.fixture
+def devices(server):
+    """Two browsers in which alice is logged in, and nobody else is."""
+    with server.registry["dbsession_factory"].begin() as dbsession:
+        dbsession.execute(delete(WebSession))
+    devices = [Browser(server, {"HTTP_USER_AGENT": name}) for name in ("One", "Two")]
+    for device in devices:
+        device.log_in()
+    yield devices
+    with server.registry["dbsession_factory"].begin() as dbsession:
+        alice = dbsession.scalars(select(User).where(User.name == "alice")).one()
+        alice.set_password(USERS["alice"])
+
+
+def is_logged_in(device):
+    """Tell whether the browser gets a page for which one has to be logged in."""
+    return device.get("/sessions").status_int == 200
+
+
+def change_password(device, old="wonderland", new="looking-glass", fails=False, **kw):
+    """Submit the form, and return the answer."""
+    form = form_of(device.get("/sessions"), "/sessions/password")
+    form["old"], form["new"], form["mail_fails"] = old, new, fails
+    return form.submit(**kw)
+
+
+def test_sessions_are_for_users(browser):
+    """A stranger is sent to the login page, and then back."""
+    assert "next=%2Fsessions" in browser.get("/sessions").location
+
+
+def test_sessions_of_a_user(devices, browser):
+    """Each browser in which the user is logged in has a row; one is marked as this."""
+    browser.log_in("bob")
+    for device, agent in zip(devices, ("One", "Two"), strict=True):
+        rows = device.get("/sessions").html.find(id="devices").tbody.find_all("tr")
+        assert {row.small.get_text() for row in rows} == {"One", "Two"}
+        (this,) = [row for row in rows if row.mark is not None]
+        assert this.small.get_text() == agent
+        assert this.code.get_text() == device.panel()["row-id"][:8]
+        assert not any("NULL" in row.get_text() for row in rows)
+
+
+def test_whole_ids_are_not_on_the_page(devices):
+    """The page tells sessions from each other, and nobody learns an id."""
+    page = devices[0].get("/sessions").text
+    with devices[0].dbsession as dbsession:
+        ids = dbsession.scalars(select(WebSession.id)).all()
+    assert len(ids) == 2
+    for each in ids:
+        assert each.hex[:8] in page
+        assert each.hex[:12] not in page.replace("-", "")
+
+
+def test_log_out_one_device(devices):
+    """The other device is a stranger from the next click on; this one stays."""
+    one, two = devices
+    page = press(one.get("/sessions"), "/sessions/end")
+    (message,) = messages(page)
+    assert message.endswith("is over.")
+    assert is_logged_in(one)
+    assert not is_logged_in(two)
+    assert len(page.html.find(id="devices").tbody.find_all("tr")) == 1
+
+
+def test_sessions_of_others_are_left_alone(devices, browser):
+    """Nobody ends a session of another user."""
+    browser.log_in("bob")
+    form = form_of(devices[0].get("/sessions"), "/sessions/end")
+    form["device"].force_value(browser.panel()["row-id"][:8])
+    assert messages(form.submit().follow()) == []
+    assert is_logged_in(browser)
+
+
+def test_log_out_the_others(devices, server):
+    """All other devices are logged out at once; then there is no button any more."""
+    third = Browser(server)
+    third.log_in()
+    page = press(devices[0].get("/sessions"), "/sessions/end-others")
+    assert messages(page) == ["Other sessions that are over now: 2."]
+    assert [is_logged_in(each) for each in (*devices, third)] == [True, False, False]
+    assert not [each for each in page.forms.values() if "others" in each.action]
+
+
+def test_change_password(devices, server):
+    """The new password counts, the other sessions are over, this one has a new id."""
+    one, two = devices
+    before = one.panel()["row-id"]
+    page = change_password(one).follow()
+    assert "Other sessions that are over: 1." in messages(page)[0]
+    assert one.panel()["row-id"] != before
+    assert not is_logged_in(two)
+    assert is_logged_in(one)
+    assert "password is wrong" in messages(two.log_in().follow())[-1]
+    assert two.log_in(password="looking-glass").location.endswith("/account")
+
+
+def test_wrong_old_password(devices):
+    """Nothing happens to who does not know the old password."""
+    page = change_password(devices[0], old="guess").follow()
+    assert messages(page) == ["That is not your password."]
+    assert all(map(is_logged_in, devices))
+
+
+def test_mail_that_fails(devices):
+    """If the mail fails, the old password is back, and so is everybody."""
+    one, two = devices
+    before = one.panel()["row-id"]
+    page = change_password(one, fails=True, status=500)
+    rows = page.html.find(id="rollback").tbody.find_all("tr")
+    assert [row.find_all("td")[1].get_text() for row in rows] == [
+        "the old one",
+        "alive: 1",
+        "none",
+    ]
+    assert rows[1].td.get_text() == "ended: 1"
+    assert one.panel()["row-id"] == before
+    assert is_logged_in(two)
+    assert change_password(two).location.endswith("/sessions")

@@ -1,0 +1,443 @@
+"""The demo in a real browser, served by a real pserve."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+try:
+    from playwright.sync_api import expect, sync_playwright
+except ImportError:
+    sync_playwright = None
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = next(
+    filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])),
+    None,
+)
+CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+pytestmark = pytest.mark.browser
+
+
+class Server:
+    """pserve with the demo's ini file, but for database, port and renewal_grace."""
+
+    def __init__(self, directory: Path):
+        self._ini = directory / "test.ini"
+        self._database = directory / "demo.sqlite"
+        self._address = "127.0.0.1:0"
+
+    def start(self) -> None:
+        """Return when the server listens: on a free port, later on the same again."""
+        text = (ROOT / "demo" / "development.ini").read_text()
+        for old, new in (
+            ("%(here)s/demo.sqlite", str(self._database)),
+            ("listen = localhost:6543", f"listen = {self._address}"),
+            ("session.renewal_grace = 10", "session.renewal_grace = 1"),
+        ):
+            assert old in text
+            text = text.replace(old, new)
+        self._ini.write_text(text)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pyramid.scripts.pserve", str(self._ini)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, args=(lines,), daemon=True)
+        self._reader.start()
+        output = ""
+        while not (found := re.search(r"http://([\d.]+:\d+)", output)):
+            try:
+                line = lines.get(timeout=30)
+            except queue.Empty:
+                line = ""
+            if not line:
+                self.stop()
+                pytest.fail(f"pserve does not listen. Its output:\n{output}")
+            output += line
+        self._address = found[1]
+
+    def _read(self, lines: queue.Queue[str]) -> None:
+        for line in self._process.stdout:
+            lines.put(line)
+        lines.put("")
+
+    def stop(self) -> None:
+        """Return when the server is gone."""
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+
+    def url(self, path: str) -> str:
+        return f"http://{self._address}{path}"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """The browser, in which every device is a context of its own."""
+    missing = (
+        "playwright is not installed"
+        if sync_playwright is None
+        else "chromium is not installed"
+        if CHROMIUM is None
+        else None
+    )
+    if missing and os.environ.get("PSS_REQUIRE_BROWSER") == "1":
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=CHROMIUM_ARGS
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(chromium, tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("demo"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def new_device(chromium, server):
+    """Make browsers that share no cookies."""
+    contexts = []
+
+    def new_device(**kw):
+        context = chromium.new_context(**kw)
+        context.set_default_timeout(10_000)
+        contexts.append(context)
+        return Device(context.new_page(), server)
+
+    yield new_device
+    for context in contexts:
+        context.close()
+
+
+class Device:
+    """A browser of a visitor, with one page open."""
+
+    def __init__(self, page, server):
+        self.page = page
+        self._server = server
+
+    def visit(self, path):
+        self.page.goto(self._server.url(path))
+
+    def press(self, name):
+        self.page.get_by_role("button", name=name, exact=True).click()
+
+    def panel(self, name):
+        """Return the place of one value in the panel."""
+        return self.page.frame_locator("iframe.panel").locator(f"#{name}")
+
+    def time(self, name):
+        """Return the place of one part in the frame with the clock."""
+        return self.page.frame_locator("iframe.times").locator(f"#{name}")
+
+    def begin(self, **timeouts):
+        self.visit("/timeouts")
+        for name, seconds in timeouts.items():
+            self.page.get_by_label(f"{name}_timeout").fill(seconds)
+        self.press("Begin")
+
+    @property
+    def counter(self):
+        return self.page.locator(".counter output")
+
+    @property
+    def flash(self):
+        return self.page.locator(".flash")
+
+    @property
+    def heading(self):
+        return self.page.get_by_role("heading", level=1)
+
+    @property
+    def cookie(self):
+        (cookie,) = self.page.context.cookies()
+        return cookie
+
+    def take_cookie(self, cookie):
+        self.page.context.clear_cookies()
+        self.page.context.add_cookies([cookie])
+
+    def log_in(self, name, password):
+        self.page.get_by_label("Name").fill(name)
+        self.page.get_by_label("Password").fill(password)
+        self.page.locator(".page").get_by_role("button", name="Log in").click()
+
+    def add(self, product):
+        self.press(f"Add {product} to the cart")
+
+    def stock(self, product):
+        return self.page.locator(f'[data-stock="{product}"]')
+
+
+def test_counter_goes_on_over_a_restart(new_device, server):
+    """The session outlives the process that made it."""
+    device = new_device()
+    device.visit("/")
+    device.visit("/howdy")
+    expect(device.counter).to_have_text("2")
+    expect(device.panel("row-data")).to_have_text("'counter': 2")
+    server.stop()
+    server.start()
+    device.page.reload()
+    expect(device.counter).to_have_text("3")
+    expect(device.panel("row-data")).to_have_text("'counter': 3")
+
+
+def test_flash_message_is_shown_once(new_device):
+    """It is on the page after the redirect, and gone after a reload."""
+    device = new_device()
+    device.visit("/")
+    device.page.get_by_label("Message").fill("Ahoy")
+    device.press("Flash it")
+    expect(device.flash).to_have_text("Ahoy")
+    expect(device.panel("row-flash")).to_have_text("{}")
+    device.page.reload()
+    expect(device.counter).to_have_text("3")
+    expect(device.flash).to_have_count(0)
+
+
+def test_cookie_has_the_attributes_that_the_panel_tells(new_device):
+    """What the panel says is what the browser got."""
+    device = new_device()
+    device.visit("/")
+    assert device.cookie["httpOnly"]
+    assert device.cookie["sameSite"] == "Lax"
+    assert not device.cookie["secure"]
+    expect(device.panel("cookie")).to_have_text(device.cookie["value"][:16] + "…")
+
+
+def test_old_cookie_is_dead_after_login_and_after_logout(new_device):
+    """The login rotates the cookie; whoever has an old one is a stranger."""
+    device, thief = new_device(), new_device()
+    device.visit("/account")
+    expect(device.flash).to_have_text("Please log in.")
+    device.log_in("alice", "wrong")
+    expect(device.flash).to_contain_text("the password is wrong")
+    before = device.cookie
+    id_before = device.panel("row-id").inner_text()
+    device.log_in("alice", "wonderland")
+    expect(device.heading).to_have_text("Hello, alice")
+    expect(device.page.locator("#id-before")).to_have_text(id_before)
+    expect(device.panel("row-userid")).to_contain_text("alice")
+    expect(device.panel("row-id")).not_to_have_text(id_before)
+    id_now = device.page.locator("#id-now").inner_text()
+    expect(device.panel("row-id")).to_have_text(id_now)
+    replay = device.page.frame_locator("iframe.replay")
+    expect(replay.locator("#no-row")).to_be_visible()
+
+    logged_in = device.cookie
+    assert logged_in["value"] != before["value"]
+    thief.take_cookie(before)
+    thief.visit("/account")
+    expect(thief.heading).to_have_text("Log in")
+    thief.take_cookie(logged_in)
+    thief.visit("/account")
+    expect(thief.heading).to_have_text("Hello, alice")
+
+    device.press("Log out")
+    expect(device.flash).to_have_text("You are logged out. Good-bye!")
+    thief.page.reload()
+    expect(thief.heading).to_have_text("Log in")
+
+
+def test_failed_checkout_undoes_everything(new_device):
+    """Stock, order, cart and message are what they were."""
+    device = new_device()
+    device.visit("/shop")
+    device.add("Desk lamp")
+    expect(device.panel("row-data")).to_have_text("'cart': {1: 1}")
+    version = device.panel("row-version").inner_text()
+    stock = int(device.stock("Desk lamp").inner_text())
+    device.page.get_by_label("Let the payment fail").check()
+    device.press("Check out")
+    expect(device.heading).to_have_text("The payment failed")
+    cells = device.page.locator("#rollback tbody tr").first.locator("td")
+    expect(cells).to_have_text([str(stock - 1), str(stock)])
+    expect(device.flash).to_have_count(0)
+    expect(device.panel("row-data")).to_have_text("'cart': {1: 1}")
+    expect(device.panel("row-version")).to_have_text(version)
+    expect(device.panel("row-flash")).to_have_text("{}")
+    device.page.get_by_role("link", name="Back to the shop").click()
+    expect(device.stock("Desk lamp")).to_have_text(str(stock))
+    expect(device.page.locator("#cart")).to_contain_text("Desk lamp")
+    expect(device.flash).to_have_count(0)
+
+
+def test_checkout_stores_everything(new_device):
+    """The order is there, the stock is less, the cart empty, the message shown."""
+    device = new_device()
+    device.visit("/shop")
+    stock = int(device.stock("Teapot").inner_text())
+    device.add("Teapot")
+    device.press("Check out")
+    expect(device.flash).to_contain_text("Thank you!")
+    expect(device.stock("Teapot")).to_have_text(str(stock - 1))
+    expect(device.page.locator("#cart")).to_have_count(0)
+    order = device.page.locator("#orders tbody tr").first
+    expect(order).to_contain_text(f"1 {TIMES} Teapot")
+    expect(device.panel("row-data")).to_have_text("{}")
+
+
+def test_two_devices_have_separate_carts(new_device):
+    """One visitor never sees the other one's cart, but both see one stock."""
+    one, two = new_device(), new_device()
+    one.visit("/shop")
+    two.visit("/shop")
+    one.add("Notebook")
+    two.add("Desk lamp")
+    one.page.reload()
+    expect(one.page.locator("#cart")).to_contain_text(f"1 {TIMES}")
+    expect(one.page.locator("#cart")).to_contain_text("Notebook")
+    expect(one.page.locator("#cart")).not_to_contain_text("Desk lamp")
+    expect(two.page.locator("#cart")).not_to_contain_text("Notebook")
+    stock = int(two.stock("Notebook").inner_text())
+    one.press("Check out")
+    expect(one.flash).to_contain_text("Thank you!")
+    two.page.reload()
+    expect(two.stock("Notebook")).to_have_text(str(stock - 1))
+    expect(two.page.locator("#cart")).to_contain_text("Desk lamp")
+
+
+def test_clock_ticks_until_the_session_is_over(new_device):
+    """Looking does not keep the session alive, and the clock tells when it ends."""
+    device = new_device()
+    device.begin(idle="3", renewal="")
+    expect(device.flash).to_contain_text("timeouts of its own")
+    expect(device.panel("row-id")).to_be_visible()
+    expect(device.time("renewal")).to_contain_text("none")
+    began = device.time("clock").inner_text()
+    device.press("Only look")
+    expect(device.time("clock")).not_to_have_text(began)
+    expect(device.time("idle")).to_contain_text("over")
+    device.press("Only look")
+    expect(device.time("no-times")).to_be_visible()
+    assert device.page.context.cookies() == []
+    device.press("Use the session")
+    expect(device.time("idle")).to_contain_text("unless it is used")
+
+
+def test_use_keeps_the_session_alive(new_device):
+    """Each page begins the idle timeout anew."""
+    device = new_device()
+    device.begin(idle="20", renewal="")
+    end = device.panel("row-idle").inner_text()
+    expect(device.time("idle")).to_contain_text(re.compile(r"\b(1[0-8]|\d) s"))
+    device.press("Only look")
+    expect(device.time("idle")).to_contain_text(end)
+    device.press("Use the session")
+    expect(device.time("idle")).to_contain_text("unless it is used")
+    expect(device.time("idle")).not_to_contain_text(end)
+    expect(device.panel("row-idle")).not_to_have_text(end)
+
+
+def test_stolen_cookie_sets_off_the_alarm(new_device):
+    """The thief is let in before the renewal; after it, both are strangers."""
+    device = new_device()
+    device.begin(renewal="2")
+    device.press("Steal my cookie")
+    device.press("The thief comes back with the old cookie")
+    expect(device.flash).to_contain_text("The thief was let in")
+    expect(device.time("renewal")).to_contain_text(re.compile("due|sent"))
+    cookie = device.cookie
+    renewal_id = device.panel("row-renewal").inner_text()
+    while device.panel("row-renewal").inner_text() == renewal_id:
+        device.press("Use the session")
+        expect(device.panel("row-renewal")).to_be_visible()
+    assert device.cookie["value"] != cookie["value"]
+    expect(device.time("armed")).to_be_visible()
+    device.press("The thief comes back with the old cookie")
+    expect(device.heading).to_have_text("Alarm")
+    expect(device.flash).to_contain_text("Your session has been deleted")
+    expect(device.page.locator("#alarms tbody tr")).to_have_count(1)
+    expect(device.panel("no-row")).to_be_visible()
+    device.press("Begin anew")
+    expect(device.page.locator("#lost")).to_be_visible()
+    expect(device.panel("row-data")).to_have_text("{}")
+
+
+def test_timeouts_make_sense_without_javascript(new_device):
+    """The clock stands still, and the rest works."""
+    device = new_device(java_script_enabled=False)
+    device.begin(idle="60")
+    expect(device.time("idle")).to_contain_text(re.compile(r"\b[1-6]\d s"))
+    device.press("Steal my cookie")
+    expect(device.time("thief")).to_contain_text("Wait for the renewal")
+    assert device.page.frame_locator("iframe.times").get_by_text("due: use").is_hidden()
+    device.press("Only look")
+    expect(device.time("thief")).to_contain_text("Wait for the renewal")
+
+
+@pytest.mark.parametrize("path", ["/", "/login", "/shop", "/timeouts", "/panel"])
+def test_fits_the_screen_of_a_phone(new_device, path):
+    """Nothing has to be scrolled sideways."""
+    device = new_device(viewport={"width": 360, "height": 640})
+    device.visit(path)
+    width = device.page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 360
+
+
+def test_sessions_on_two_devices(new_device):
+    """Who logs out the other device is alone; a failed change of password undoes it."""
+    one, two = new_device(user_agent="One"), new_device(user_agent="Two")
+    for device in (one, two):
+        device.visit("/login")
+        device.log_in("bob", "builder")
+    devices = one.page.locator("#devices tbody tr")
+    one.page.get_by_role("link", name="Your sessions").click()
+    expect(devices.filter(has_text="this device")).to_contain_text("One")
+    expect(devices.filter(has_text="Two")).to_have_count(1)
+
+    one.page.get_by_label("Old password").fill("builder")
+    one.page.get_by_label("New password").fill("architect")
+    one.page.get_by_label("Let the mail about it fail").check()
+    one.press("Change it, and log out all others")
+    expect(one.heading).to_have_text("The mail failed")
+    expect(one.page.locator("#rollback")).to_contain_text("the old one")
+    two.visit("/sessions")
+    expect(two.heading).to_have_text("Your sessions")
+
+    one.page.get_by_role("link", name="Back to your sessions").click()
+    one.press("Log out all others")
+    expect(one.flash).to_contain_text("Other sessions that are over now: ")
+    expect(devices).to_have_count(1)
+    two.page.reload()
+    expect(two.heading).to_have_text("Log in")
+    expect(two.flash).to_have_text("Please log in.")
+    two.log_in("bob", "builder")
+    expect(two.heading).to_have_text("Your sessions")

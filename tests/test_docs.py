@@ -1,0 +1,943 @@
+"""What the documentation says is true: its steps, its samples, its messages, its table.
+
+A Python sample of the documentation is either in ``docs/examples``, from where pages
+include it, or a step of ``getting-started.rst``, which
+``tests/applications/test_starter.py`` follows to the letter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import re
+import sys
+import textwrap
+import time
+import uuid
+from configparser import ConfigParser
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import transaction
+import zope.sqlalchemy
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from pyramid.config import Configurator
+from pyramid.csrf import (
+    LegacySessionCSRFStoragePolicy,
+    SessionCSRFStoragePolicy,
+    get_csrf_token,
+)
+from pyramid.httpexceptions import HTTPForbidden, HTTPNotFound, HTTPSeeOther
+from pyramid.interfaces import ICSRFStoragePolicy, ISecurityPolicy
+from pyramid.scripting import prepare
+from sqlalchemy import (
+    Integer,
+    event,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, sessionmaker
+from sqlalchemy.orm.exc import StaleDataError
+
+import pyramid_sqlalchemy_sessions
+from pyramid_sqlalchemy_sessions import (
+    BaseMixin,
+    ClientAddressMixin,
+    ConfigurationError,
+    FullyFeaturedSession,
+    IdleMixin,
+    InconsistentDataError,
+    LastSeenMixin,
+    RenewalMixin,
+    SessionCreatedEvent,
+    SessionEvent,
+    TransactionRequiredError,
+    UserAgentMixin,
+    UseridMixin,
+    UserSessionAuthenticationHelper,
+    generate_secret_key,
+)
+from pyramid_sqlalchemy_sessions.settings import SETTINGS
+from tests import test_alembic
+from tests.application import SECRET, Application, Browser, Full, explicit_manager
+from tests.applications.starter import DOCS, blocks, sample
+from tests.applications.starter import PAGES as ALL_PAGES
+from tests.stories.transactions import (
+    all_of,
+    elsewhere,
+    exception_view,
+    tween_above,
+)
+
+#: Whose samples are tested beside what they are about.
+TESTED_ELSEWHERE = {"garbage_collection"}
+PAGES = {name: page for name, page in ALL_PAGES.items() if name not in TESTED_ELSEWHERE}
+
+
+# Samples.
+
+
+def load(name: str) -> ModuleType:
+    """Import an example."""
+    spec = importlib.util.spec_from_file_location(
+        f"docs_example_{name}", DOCS / "examples" / f"{name}.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # declarative classes look for it there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_samples_are_in_files(page):
+    """Python that is not a step of "Getting started" is in a file that is tested."""
+    inline = [each for each in blocks(page) if each.language == "python"]
+    assert not inline or page == "getting-started"
+    assert ">>>" not in PAGES[page]
+
+
+def test_every_sample_is_on_a_page():
+    """No sample is tested that nobody can read."""
+    included = re.findall(
+        r"literalinclude:: examples/(\S+)", "".join(ALL_PAGES.values())
+    )
+    assert {path.name for path in (DOCS / "examples").glob("*.*")} == set(included)
+
+
+def start(engine, base):
+    """Make the tables of a sample's models."""
+    base.metadata.create_all(engine)
+
+
+class TestFeatures:
+    """The samples of features.rst."""
+
+    @pytest.fixture
+    def samples(self, sqlite_engine):
+        samples = load("features")
+        start(sqlite_engine, samples.Base)
+        self.alice = uuid.uuid4()
+        with Session(sqlite_engine) as dbsession:
+            dbsession.add(samples.User(id=self.alice, name="Alice"))
+            dbsession.commit()
+        return samples
+
+    @pytest.fixture
+    def browser(self, samples, sqlite_engine):
+        return Browser(Application(sqlite_engine, samples.Session))
+
+    def test_cart(self, samples, browser):
+        """A nested change is stored, and the message is there once."""
+        for _ in range(2):
+            browser.application.view = samples.add_to_cart
+            browser.post("/", {"product": "lamp"}, status=303)
+        assert browser.ask(dict) == {"cart": {"lamp": 2}}
+        shown = browser.visit(samples.show_messages).text
+        assert shown.splitlines() == ["lamp is in your cart."] * 2
+        assert browser.visit(samples.show_messages).text == ""
+
+    def test_user(self, samples, browser):
+        """The user comes with the session; own columns can be edited."""
+        assert browser.visit(samples.greet).text == "Hello, stranger"
+        browser.visit(lambda r: setattr(r.session, "userid", self.alice))
+        headers = {"User-Agent": "netscape"}
+        response = browser.visit(samples.greet, headers=headers)
+        assert response.text == "Hello, Alice"
+        assert browser.application.row().user_agent == "netscape"
+
+    def test_traces(self, samples, sqlite_engine):
+        """The session tells when, with what and from where it was used."""
+        browser = Browser(
+            Application(sqlite_engine, samples.TracedSession), REMOTE_ADDR="192.0.2.7"
+        )
+        view = lambda r: setattr(r.session, "userid", 1)  # noqa: E731
+        browser.visit(view, headers={"User-Agent": "netscape"})
+        row = browser.application.row()
+        assert (row.user_agent, row.client_address) == ("netscape", "192.0.2.0/24")
+        assert row.last_seen == row.created
+
+    def test_models_made_by_a_function(self, samples, sqlite_engine):
+        """They are models as any other."""
+        models = samples.make_model(samples.Base), samples.map_visit(samples.Base)
+        start(sqlite_engine, samples.Base)
+        assert [each.__name__ for each in models] == ["AdminSession", "Visit"]
+        for model in models:
+            browser = Browser(Application(sqlite_engine, model))
+            browser.visit(lambda r: setattr(r.session, "userid", 1))
+            assert browser.ask(lambda session: session.userid) == 1
+
+    def test_log_out_elsewhere(self, samples, browser):
+        """The other sessions of the user end, this one stays."""
+        other = Browser(browser.application)
+        for each in (browser, other):
+            each.visit(lambda r: setattr(r.session, "userid", self.alice))
+        browser.visit(samples.log_out_elsewhere)
+        assert browser.ask(lambda session: session.userid) == self.alice
+        assert other.ask(lambda session: session.userid) is None
+
+    @pytest.mark.parametrize("remember_me", [False, True])
+    def test_log_in(self, samples, sqlite_engine, remember_me):
+        """Who wants to be remembered has a cookie and a timeout that last."""
+        application = Application(
+            sqlite_engine,
+            samples.RememberingSession,
+            idle_timeout=600,
+            absolute_timeout=6000,
+            configure=use_helper,
+        )
+        browser = Browser(application)
+        browser.visit(lambda r: r.session.update(cart=["lamp"]))
+        user = SimpleNamespace(id=self.alice)
+        response = browser.visit(lambda r: samples.log_in(r, user, remember_me))
+        row = application.row()
+        assert row.userid == self.alice
+        assert row.idle_timeout == (samples.MONTH if remember_me else 600)
+        assert ("Max-Age" in response.headers["Set-Cookie"]) == remember_me
+        assert (row.absolute_expire is None) == remember_me
+        assert browser.ask(dict) == {"cart": ["lamp"]}
+
+    def test_json(self, samples, sqlite_engine):
+        """Tuples come back as lists; keys are strings; errors name the key."""
+        browser = Browser(Application(sqlite_engine, samples.JSONSession))
+        browser.visit(lambda r: r.session.update(a=(1, 2), b={1: 2}))
+        assert browser.ask(dict) == {"a": [1, 2], "b": {"1": 2}}
+        with pytest.raises(TypeError, match="not 1"):
+            browser.visit(lambda r: r.session.update({1: 2}))
+        with pytest.raises(TypeError, match="'c'"):
+            browser.visit(lambda r: r.session.update(c={1}))
+
+
+class Policy(UserSessionAuthenticationHelper):
+    """A security policy, as far as the samples need one."""
+
+    def permits(self, request, context, permission):
+        return False
+
+    identity = UserSessionAuthenticationHelper.authenticated_userid
+
+
+def use_helper(config):
+    """Let ``remember`` work."""
+    config.registry.registerUtility(Policy(), ISecurityPolicy)
+
+
+class TestFactories:
+    """The samples of config.rst."""
+
+    @pytest.mark.parametrize("by_hand", [False, True])
+    def test_factory(self, by_hand, sqlite_engine):
+        """A factory that was made by hand makes sessions, and forms work."""
+        samples = load("factories")
+
+        class Base(DeclarativeBase):
+            pass
+
+        class Model(IdleMixin, BaseMixin, Base):
+            __tablename__ = "session"
+
+        start(sqlite_engine, Base)
+
+        def configure(config):
+            if by_hand:
+                samples.by_hand(config, [bytes(16), bytes(32)], Model)
+                return
+            config.add_settings(
+                {
+                    "websession.secret_key": SECRET,
+                    "websession.model_class": Model,
+                    "websession.idle_timeout": "1200",
+                }
+            )
+            samples.with_prefix(config)
+
+        browser = Browser(Application(sqlite_engine, Model, configure=configure))
+        browser.visit(get_csrf_token)
+        assert set(browser.ask(dict)) == {"_csrft_"}
+        assert browser.ask(lambda session: session.settings.idle_timeout) == 1200
+
+
+class TestTransactions:
+    """The samples and the table of raise-or-return.rst."""
+
+    samples = load("transactions")
+
+    @pytest.fixture
+    def models(self, sqlite_engine):
+        class Base(DeclarativeBase):
+            pass
+
+        class Model(UseridMixin, BaseMixin, Base):
+            __tablename__ = "session"
+
+        class Thing(Base):
+            __tablename__ = "thing"
+            name = mapped_column(Integer, primary_key=True)
+
+        start(sqlite_engine, Base)
+        return SimpleNamespace(Model=Model, Thing=Thing)
+
+    @pytest.mark.parametrize(
+        ("sample", "userid"), [("login_that_is_lost", None), ("login", 1)]
+    )
+    def test_login(self, models, sqlite_engine, sample, userid):
+        """A raised redirect loses the login, a returned one does not."""
+        browser = Browser(Application(sqlite_engine, models.Model))
+        response = browser.visit(getattr(self.samples, sample))
+        assert response.status_int == 303
+        assert browser.ask(lambda session: session.userid) == userid
+
+    def test_preview(self, models, sqlite_engine, caplog):
+        """What is doomed is not stored, and nothing is logged."""
+        browser = Browser(Application(sqlite_engine, models.Model))
+        browser.visit(self.samples.preview)
+        assert browser.application.rows() == []
+        assert caplog.messages == []
+
+    def test_forbidden(self, models, sqlite_engine):
+        """The message of a forbidden view arrives."""
+        configure = exception_view(self.samples.forbidden, HTTPForbidden)
+        browser = Browser(Application(sqlite_engine, models.Model, configure=configure))
+
+        def view(request):
+            request.session["view"] = 1
+            raise HTTPForbidden
+
+        browser.visit(view)
+        assert browser.ask(dict) == {}
+        assert browser.ask(lambda session: session.pop_flash()) == ["Please log in."]
+
+    def test_savepoint(self, models, sqlite_engine):
+        """What was told the session since the savepoint goes with it."""
+        load("sqlite").let_savepoints_work(sqlite_engine)
+        browser = Browser(Application(sqlite_engine, models.Model))
+
+        def add(request):
+            thing = models.Thing(name=1)
+            return self.samples.add_with_savepoint(request, thing)
+
+        browser.visit(add)
+        assert browser.ask(lambda session: session.pop_flash()) == ["1 was added."]
+        browser.visit(add)
+        messages = browser.ask(lambda session: session.pop_flash())
+        assert messages == ["There is a 1 already."]
+        assert browser.ask(dict) == {"attempts": 2}
+
+    def test_subrequest(self, models, sqlite_engine):
+        """A subrequest with the same cookie and transaction adds to the session."""
+        browser = Browser(Application(sqlite_engine, models.Model))
+        browser.visit(lambda r: r.session.update(list=[0]))
+
+        def view(request):
+            if request.path == "/other":
+                request.session["list"].append(2)
+                return None
+            request.session["list"].append(1)
+            self.samples.ask_another_view(request)
+            return request.session["list"]
+
+        assert browser.visit(view).text == "[0, 1, 2]"
+        assert browser.ask(dict) == {"list": [0, 1, 2]}
+
+    def test_script(self, models, sqlite_engine):
+        """A script stores its session in a transaction that it begins."""
+        application = Application(sqlite_engine, models.Model)
+        with prepare(registry=application.registry) as env:
+            self.samples.script(env)
+        assert len(application.rows()) == 1
+
+    VETO = {"tm.commit_veto": "pyramid_tm.default_commit_veto"}
+
+    @pytest.mark.parametrize("veto", [False, True])
+    def test_table(self, models, sqlite_engine, veto):
+        """The table tells what is stored."""
+        rows = table("raise-or-return", "not stored")
+        settings = dict(self.VETO) if veto else {}
+        application = Application(sqlite_engine, models.Model, settings=settings)
+        stored = []
+        for _, does in self.WAYS:
+            browser = Browser(application)
+
+            def view(request, does=does):
+                request.session["a"] = 1
+                return does(request)
+
+            with contextlib.suppress(IntegrityError):
+                browser.visit(view, status="*")
+            stored.append(browser.ask(dict) == {"a": 1})
+        assert [row[0].split(",")[0].split(":")[0] for row in rows] == [
+            words for words, _ in self.WAYS
+        ]
+        said = [row[2 if veto else 1].strip("*").split(",")[0] for row in rows]
+        assert stored == [word == "stored" for word in said]
+
+    def refused(request):
+        """Insert what the database refuses."""
+        request.dbsession.execute(text("INSERT INTO thing VALUES (1)"))
+        request.dbsession.execute(text("INSERT INTO thing VALUES (1)"))
+
+    WAYS = [
+        ("returns a response with status 200 or 303", lambda r: HTTPSeeOther("/")),
+        ("returns a response with status 400 or 500", lambda r: HTTPNotFound()),
+        ("raises a redirect", lambda r: throw(HTTPSeeOther("/"))),
+        ("raises ``HTTPNotFound``", lambda r: throw(HTTPNotFound())),
+        ("calls ``request.tm.doom()``", lambda r: r.tm.doom()),
+        ("does something that the database refuses at the commit", refused),
+    ]
+
+
+def throw(error):
+    """Raise an error."""
+    raise error
+
+
+def test_retrying(sqlite_engine):
+    """With a catch-all exception view, too, a conflict is tried again."""
+    Full.__table__.create(sqlite_engine)
+    include = load("retrying").includeme
+    catch_all = exception_view(lambda request: "sorry", Exception)
+    shop = Browser(Application(sqlite_engine, configure=all_of(include, catch_all)))
+    shop.visit(lambda request: request.session.update(n=1))
+
+    def view(request):
+        request.session["n"] += 1
+        if not request.environ["retry.attempt"]:
+            rival = Browser(Application(sqlite_engine))
+            rival.set_cookie("session", shop.cookie)
+            elsewhere(rival.visit, lambda request: request.session.changed())
+
+    shop.visit(view)
+    assert shop.ask(dict) == {"n": 2}
+
+
+class TestTables:
+    """The samples of db_maintenance.rst."""
+
+    samples = load("tables")
+
+    def test_own_columns(self, sqlite_engine):
+        """New sessions have the defaults."""
+        start(sqlite_engine, self.samples.Base)
+        model = self.samples.OwnColumnsSession
+        browser = Browser(Application(sqlite_engine, model))
+        browser.visit(lambda r: r.session.update(a=1))
+        row = browser.application.row()
+        assert (row.country, row.theme) == (None, "light")
+        assert row.seen is not None
+
+    def test_foreign_key(self, sqlite_engine):
+        """What refers to a session follows it."""
+
+        @event.listens_for(sqlite_engine, "connect")
+        def connect(connection, record):
+            connection.execute("PRAGMA foreign_keys=ON")
+
+        start(sqlite_engine, self.samples.Base)
+        browser = Browser(Application(sqlite_engine, self.samples.Session))
+        browser.visit(lambda r: r.session.update(a=1))
+        upload = self.samples.Upload.__table__
+
+        def add(request):
+            values = {"session_id": request.session.instance.id}
+            request.dbsession.execute(insert(upload).values(values))
+            zope.sqlalchemy.mark_changed(request.dbsession, request.tm)
+
+        browser.visit(add)
+        browser.visit(lambda r: setattr(r.session, "userid", 1))
+        with sqlite_engine.connect() as connection:
+            (key,) = connection.scalars(select(upload.c.session_id))
+        assert key == browser.application.row().id
+        browser.visit(lambda r: r.session.invalidate())
+        with sqlite_engine.connect() as connection:
+            assert connection.scalar(select(func.count()).select_from(upload)) == 0
+
+    def test_index(self, sqlite_engine):
+        """The index is made with the table."""
+        start(sqlite_engine, self.samples.Base)
+        (index,) = inspect(sqlite_engine).get_indexes("session")
+        assert index["column_names"] == ["userid"]
+
+    def test_columns(self):
+        """The table of columns is that of the mixins."""
+        described = {
+            name.strip("`"): (kind, mixin.strip("`"))
+            for name, kind, mixin, _ in table("db_maintenance", "``id``")
+        }
+        traces = (LastSeenMixin, UserAgentMixin, ClientAddressMixin)
+        expected = {}
+        for mixin in (*FullyFeaturedSession.__mro__[1:], *traces):
+            for name, value in vars(mixin).items():
+                column = getattr(value, "column", None)
+                if column is not None:
+                    kind = type(column.type).__name__
+                    expected[name] = (kind, mixin.__name__)
+        expected["data"] = ("LargeBinary", "BaseMixin")
+        assert described == expected
+
+    def test_migration(self):
+        """What the pages show is what the tests of Alembic prove."""
+        upgrade = test_alembic.UPGRADE.strip() + test_alembic.UPGRADE_FEATURES.rstrip()
+        _, _, body = sample("upgrade.py").partition("def upgrade():\n")
+        assert textwrap.dedent(body).strip() == upgrade
+        assert sample("upgrade.sql").strip() == test_alembic.UPGRADE_SQL.strip()
+        features = test_alembic.UPGRADE_FEATURES_SQL
+        assert sample("upgrade_features.sql").strip() == features.strip()
+        fill = test_alembic.FILL_SETTINGS
+        assert sample("fill_settings.sql").strip().rstrip(";") == fill.strip()
+
+    def test_switching_on(self, sqlite_engine):
+        """Who was there before the timeout has it from now on."""
+        model = make_model(IdleMixin)
+        browser = Browser(Application(sqlite_engine, model))
+        model.metadata.create_all(sqlite_engine)
+        browser.visit(lambda r: r.session.update(a=1))
+        with sqlite_engine.begin() as connection:
+            context = MigrationContext.configure(connection)
+            with Operations.context(context):
+                load("switch_on").upgrade()
+        expire = browser.application.row().idle_expire
+        assert 1195 <= expire - time.time() <= 1201
+        later = Browser(Application(sqlite_engine, model, idle_timeout=1200))
+        later.set_cookie("session", str(browser.cookie))
+        assert later.ask(dict) == {"a": 1}
+
+    def test_switching_renewal_on(self, sqlite_engine):
+        """A session from before the renewal timeout is of no use, but stays."""
+        model = make_model(RenewalMixin)
+        model.metadata.create_all(sqlite_engine)
+        browser = Browser(Application(sqlite_engine, model))
+        browser.visit(lambda r: r.session.update(a=1))
+        later = Browser(Application(sqlite_engine, model, renewal_timeout=60))
+        later.set_cookie("session", str(browser.cookie))
+        assert later.ask(lambda session: session.new)
+        assert len(browser.application.rows()) == 1
+
+
+def make_model(*mixins: type, base: type = BaseMixin) -> type:
+    """Make a model that is called Session, with a metadata of its own."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    return type("Session", (*mixins, base, Base), {"__tablename__": "session"})
+
+
+def table(page: str, first: str) -> list[list[str]]:
+    """Return the rows of the list-table in which these words are, without its head."""
+    for match in re.finditer(
+        r"^\.\. list-table::.*\n((?:   .*\n|\n)+)", PAGES[page], re.MULTILINE
+    ):
+        if first in match[1]:
+            rows = re.split(r"^   \* - ", match[1], flags=re.MULTILINE)[1:]
+            return [
+                [" ".join(cell.split()) for cell in re.split(r"\n     -(?=\s)", row)]
+                for row in rows[1:]
+            ]
+    raise AssertionError(f"{page} has no table with {first}")
+
+
+# Security.
+
+
+def test_log_in_without_csrf_mixin(sqlite_engine):
+    """The token survives a login, unless one draws a new one."""
+    model = make_model(UseridMixin)
+    model.metadata.create_all(sqlite_engine)
+    application = Application(sqlite_engine, model, configure=use_helper)
+    browser = Browser(application)
+
+    def token():
+        return browser.visit(get_csrf_token).text
+
+    before = token()
+    browser.visit(lambda r: setattr(r.session, "userid", 1))
+    assert token() == before
+    browser.visit(lambda r: load("security").log_in(r, 2))
+    assert token() != before
+
+
+def test_alarm(sqlite_engine, caplog):
+    """The subscriber is told of a cookie that two browsers used."""
+    model = make_model(UseridMixin, RenewalMixin)
+    model.metadata.create_all(sqlite_engine)
+    application = Application(
+        sqlite_engine,
+        model,
+        configure=load("security").includeme,
+        renewal_timeout=60,
+    )
+    browser = Browser(application, REMOTE_ADDR="192.0.2.1")
+    browser.visit(lambda r: setattr(r.session, "userid", 7))
+    with sqlite_engine.begin() as connection:
+        connection.execute(update(model).values(renewal_id=uuid.uuid4()))
+    assert browser.ask(lambda session: session.userid) is None
+    (message,) = caplog.messages
+    assert message == "A cookie of user 7 was used twice, from 192.0.2.1"
+    assert application.rows() == []
+
+
+# Settings.
+
+
+def test_table_of_settings():
+    """It has each setting with its default, its range and its mixins."""
+    rows = table("config", "``cookie_name``")
+    assert [row[0] for row in rows] == [f"``{each.name}``" for each in SETTINGS]
+    for (_, default, valid, runtime), setting in zip(rows, SETTINGS, strict=True):
+        assert setting.parse(default.strip("`")) == setting.default, setting.name
+        assert runtime.strip("`") == (setting.runtime or "")
+        numbers = re.findall(r"\d+", setting.valid)
+        assert re.findall(r"\d+", valid) == numbers, setting.name
+        if setting.mixin is not None:
+            assert f"Needs ``{setting.mixin}``" in valid
+        if setting.valid.endswith("or None"):
+            assert "or None" in valid
+
+
+INI = [
+    each for page in sorted(PAGES) for each in blocks(page) if each.language == "ini"
+]
+
+
+@pytest.mark.parametrize("block", INI, ids=lambda each: each.page)
+def test_ini(block):
+    """Settings that a page shows are accepted."""
+    parser = ConfigParser()
+    head = "" if block.text.startswith("[") else "[app:main]\n"
+    key = re.sub(r"paste the key here|\(.*\)", generate_secret_key(), block.text)
+    parser.read_string(head + key)
+    settings = {
+        name: value
+        for name, value in parser["app:main"].items()
+        if name.startswith("session.")
+    }
+    settings.setdefault("session.secret_key", generate_secret_key())
+    settings["session.model_class"] = make_model(base=FullyFeaturedSession)
+    Configurator(settings=settings).include("pyramid_sqlalchemy_sessions")
+
+
+def test_csrf_policies():
+    """The include replaces Pyramid's default, and only without CSRFMixin."""
+    for base, expected in (
+        (BaseMixin, SessionCSRFStoragePolicy),
+        (FullyFeaturedSession, LegacySessionCSRFStoragePolicy),
+    ):
+        settings = {
+            "session.secret_key": SECRET,
+            "session.model_class": make_model(base=base),
+        }
+        config = Configurator(settings=settings)
+        config.include("pyramid_sqlalchemy_sessions")
+        config.commit()
+        policy = config.registry.getUtility(ICSRFStoragePolicy)
+        assert type(policy) is expected
+
+
+def test_api():
+    """Every public name is on the page, and nothing else of the package is public."""
+    named = re.findall(r"^\.\. auto\w+:: ([\w.]+)", PAGES["api"], re.MULTILINE)
+    names = [name.removeprefix("pyramid_sqlalchemy_sessions.") for name in named]
+    assert sorted(name for name in names if "." not in name) == sorted(
+        pyramid_sqlalchemy_sessions.__all__
+    )
+
+
+# Messages.
+
+MESSAGES = {
+    each.options["name"]: each.text
+    for page in PAGES
+    for each in blocks(page)
+    if each.language == "text"
+}
+
+
+def refusal(**settings) -> str:
+    """Return what the include says of settings."""
+    all_settings = {
+        "session.secret_key": SECRET,
+        "session.model_class": make_model(),
+        **{f"session.{name}": value for name, value in settings.items()},
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        Configurator(settings=all_settings).include("pyramid_sqlalchemy_sessions")
+    return str(caught.value)
+
+
+def failure(error, engine, view, model=None, created=None, **kw) -> str:
+    """Return what an error says that a view ends in."""
+    model = model or make_model()
+    (created or model).metadata.create_all(engine)
+    with pytest.raises(error) as caught:
+        Browser(Application(engine, model, **kw)).visit(view)
+    return str(caught.value).splitlines()[0]
+
+
+def change(request):
+    """Change the session."""
+    request.session["a"] = 1
+
+
+def stale(engine, make_view, error, **kw) -> str:
+    """Return what is said of a session that a browser has."""
+    model = kw.pop("model", None) or make_model()
+    model.metadata.create_all(engine)
+    browser = Browser(Application(engine, model))
+    browser.visit(change)
+    later = Browser(Application(engine, kw.pop("new_model", model), **kw))
+    later.set_cookie("session", str(browser.cookie))
+    with pytest.raises(error) as caught:
+        later.visit(make_view(browser))
+    return str(caught.value)
+
+
+def racing(browser):
+    """Return a view that is overtaken by another request."""
+
+    def view(request):
+        request.session["a"] += 1
+        elsewhere(browser.visit, lambda r: r.session.update(a=5))
+
+    return view
+
+
+def mistake_in_columns(engine):
+    """Add Config mixins to a table with rows."""
+    model, new = make_model(), make_model(base=FullyFeaturedSession)
+    model.metadata.create_all(engine)
+    browser = Browser(Application(engine, model))
+    browser.visit(change)
+    with engine.begin() as connection:
+        context = MigrationContext.configure(connection)
+        operations = Operations(context)
+        for column in new.__table__.columns:
+            if column.name not in model.__table__.columns:
+                operations.add_column("session", column._copy())
+    later = Browser(Application(engine, new))
+    later.set_cookie("session", str(browser.cookie))
+    with pytest.raises(InconsistentDataError) as caught:
+        later.visit(lambda r: dict(r.session))
+    return str(caught.value)
+
+
+class Logged:
+    """What the library logs in a test."""
+
+    def __init__(self, engine, caplog):
+        self.engine = engine
+        self.caplog = caplog
+
+    def visit(self, view=change, environ=(), **kw) -> str:
+        """Return the one message that is logged when a view is visited."""
+        model = make_model()
+        model.metadata.create_all(self.engine)
+        self.caplog.clear()
+        Browser(Application(self.engine, model, **kw), **dict(environ)).visit(view)
+        (message,) = self.caplog.messages
+        return message
+
+    def fixture(self, doom: bool) -> str:
+        """Visit with the fixture of the cookiecutter."""
+        manager = explicit_manager(None)
+        manager.begin()
+        if doom:
+            manager.doom()
+        dbsession = sessionmaker(self.engine)()
+        zope.sqlalchemy.register(dbsession, transaction_manager=manager)
+        environ = {
+            "tm.active": True,
+            "tm.manager": manager,
+            "app.dbsession": dbsession,
+        }
+        try:
+            return self.visit(environ=environ)
+        finally:
+            manager.abort()
+            dbsession.close()
+
+    def other_manager(self) -> str:
+        """Register the dbsession without the transaction manager."""
+
+        def make_dbsession(request, manager):
+            dbsession = sessionmaker(self.engine)()
+            zope.sqlalchemy.register(dbsession)
+            return dbsession
+
+        try:
+            return self.visit(make_dbsession=make_dbsession)
+        finally:
+            transaction.abort()
+
+    def thread_local(self) -> str:
+        """Change the session in a tween above pyramid_tm."""
+
+        def tween(handler, request):
+            change(request)
+            return handler(request)
+
+        return self.visit(
+            lambda request: None, explicit=False, configure=tween_above(tween)
+        )
+
+
+def my_model() -> type:
+    """Make a class that is no session."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    names = {
+        "__tablename__": "models",
+        "__module__": "myproject.models.mymodel",
+        "id": mapped_column(Integer, primary_key=True),
+    }
+    return type("MyModel", (Base,), names)
+
+
+def too_late(engine) -> str:
+    """Change the session in a finished callback."""
+    caught = []
+
+    def callback(request):
+        try:
+            change(request)
+        except TransactionRequiredError as error:
+            caught.append(str(error))
+
+    model = make_model()
+    model.metadata.create_all(engine)
+    browser = Browser(Application(engine, model))
+    browser.visit(lambda request: request.add_finished_callback(callback))
+    return caught[0]
+
+
+def without_dbsession(engine) -> str:
+    """Use the session in an application that has another name for its dbsession."""
+    return failure(ConfigurationError, engine, change, dbsession_name="db").replace(
+        "request.db,", "request.dbsession,"
+    )
+
+
+#: How to get each message that a page quotes, with an engine and a log.
+SAID = {
+    "error-no-key": lambda e, log: refusal(secret_key=""),
+    "error-bad-key": lambda e, log: refusal(secret_key="my secret"),
+    "error-no-model": lambda e, log: refusal(model_class="demo.Sesion").replace(
+        "demo", "myproject.models"
+    ),
+    "error-not-a-model": lambda e, log: refusal(model_class=my_model()),
+    "error-not-mapped": lambda e, log: refusal(
+        model_class=type("Session", (BaseMixin,), {})
+    ),
+    "error-mistyped": lambda e, log: refusal(idle_timout="1200"),
+    "error-no-mixin": lambda e, log: refusal(idle_timeout="1200"),
+    "error-no-table": lambda e, log: failure(
+        OperationalError, e, change, created=my_model()
+    ),
+    "error-no-column": lambda e, log: stale(
+        e,
+        lambda browser: lambda r: dict(r.session),
+        OperationalError,
+        new_model=make_model(IdleMixin),
+    ).splitlines()[0],
+    "error-no-userid": lambda e, log: failure(
+        NotImplementedError, e, lambda r: r.session.userid
+    ),
+    "error-no-dbsession": lambda e, log: without_dbsession(e),
+    "warning-no-pyramid-tm": lambda e, log: log.visit(pyramid_tm=False),
+    "error-other-manager": lambda e, log: log.other_manager(),
+    "warning-doomed": lambda e, log: log.fixture(doom=True),
+    "error-combination": lambda e, log: refusal(
+        model_class=make_model(base=FullyFeaturedSession),
+        idle_timeout="3600",
+        absolute_timeout="1800",
+    ),
+    "error-host-prefix": lambda e, log: refusal(cookie_name="__Host-session"),
+    "error-too-late": lambda e, log: too_late(e),
+    "warning-thread-local": lambda e, log: log.thread_local(),
+    "error-conflict": lambda e, log: stale(e, racing, StaleDataError),
+    "error-adding-a-mixin": lambda e, log: mistake_in_columns(e),
+    "error-switching-a-timeout-on": lambda e, log: stale(
+        e,
+        lambda browser: lambda r: dict(r.session),
+        InconsistentDataError,
+        model=make_model(IdleMixin),
+        idle_timeout=60,
+    ),
+    "warning-doomed-in-tests": lambda e, log: log.fixture(doom=True),
+    "warning-open": lambda e, log: log.fixture(doom=False),
+}
+
+
+def test_every_message_is_tested():
+    """No page quotes a message that is not checked here."""
+    assert set(MESSAGES) == set(SAID)
+
+
+@pytest.mark.parametrize("name", sorted(MESSAGES))
+def test_message(name, sqlite_engine, caplog):
+    """The package says what the page says that it says."""
+    said = SAID[name](sqlite_engine, Logged(sqlite_engine, caplog))
+    assert said.split() == MESSAGES[name].split()
+
+
+@pytest.mark.parametrize(
+    "title", ["Switching a timeout on", "Adding a mixin", "Testing your application"]
+)
+def test_titles_that_messages_name(title):
+    """Messages of the package refer to these titles."""
+    assert any(f"\n{title}\n" in f"\n{page}" for page in PAGES.values())
+
+
+# events.rst
+
+
+def test_audit_log(sqlite_engine, caplog):
+    """The sample of the events writes a log, and its fingerprints fit together."""
+    caplog.set_level("INFO", "audit")
+    Full.__table__.create(sqlite_engine)
+    application = Application(sqlite_engine, configure=load("audit").includeme)
+    browser = Browser(application)
+    browser.visit(lambda request: request.session.update(a=1))
+    browser.visit(lambda request: setattr(request.session, "userid", 7))
+    created, rotated, renamed = caplog.messages
+    before, now = (line.split()[1] for line in (created, rotated))
+    assert created == f"session {before} of user None: SessionCreatedEvent (data)"
+    assert rotated == f"session {now} of user 7: SessionRotatedEvent (login)"
+    assert renamed == f"session {now} was {before}"
+
+
+def test_audit_table(sqlite_engine):
+    """The sample that stores an event finds its own transaction free."""
+    Full.__table__.create(sqlite_engine)
+    audit = load("audit")
+    audit.Base.metadata.create_all(sqlite_engine)
+    make_session = sessionmaker(sqlite_engine)
+
+    def configure(config):
+        config.registry["dbsession_factory"] = make_session
+        config.add_subscriber(audit.keep, SessionCreatedEvent)
+
+    browser = Browser(Application(sqlite_engine, configure=configure))
+    browser.visit(lambda request: setattr(request.session, "userid", 7))
+    with make_session() as dbsession:
+        assert dbsession.query(audit.Login).one().userid == 7
+
+
+def test_table_of_events():
+    """The table of events names every event, and every cause that its class does."""
+    rows = table("events", "SessionCreatedEvent")
+    told = {(name.strip("`"), cause.strip("`")) for name, cause, _ in rows}
+    assert told == {
+        (kind.__name__, cause)
+        for kind in SessionEvent.__subclasses__()
+        for cause in re.findall('"([a-z ]+)"', kind.__doc__)
+    }

@@ -1,0 +1,125 @@
+"""What README.rst says is true: its example, its commands and its links."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+from pyramid.httpexceptions import HTTPSeeOther
+from sqlalchemy import Integer, func, select
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+
+import pyramid_sqlalchemy_sessions
+from tests.application import Application, Browser, Failure
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.rst").read_text(encoding="utf-8")
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    """Return the code blocks of a language."""
+    found = re.findall(
+        rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", text, re.MULTILINE
+    )
+    return [textwrap.dedent(block).strip() for block in found]
+
+
+def section(title: str) -> str:
+    """Return a section, without its title."""
+    _, _, rest = README.partition(f"\n{title}\n{'-' * len(title)}\n")
+    return re.split(r"\n[^\n]+\n-+\n", rest)[0]
+
+
+class Shop:
+    """The application of the example."""
+
+    def __init__(self, engine):
+        class Base(DeclarativeBase):
+            pass
+
+        class Order(Base):
+            __tablename__ = "orders"
+            id = mapped_column(Integer, primary_key=True)
+
+        def place_order(dbsession, cart):
+            order = Order()
+            dbsession.add(order)
+            dbsession.flush()
+            return order
+
+        def take_payment(order):
+            if self.bank_says_no:
+                raise Failure
+
+        names = {
+            **vars(pyramid_sqlalchemy_sessions),
+            "Base": Base,
+            "place_order": place_order,
+            "take_payment": take_payment,
+            "HTTPSeeOther": HTTPSeeOther,
+            "__name__": __name__,
+        }
+        checkout, model, include = blocks("python")
+        exec(checkout, names)
+        exec(model, names)
+        self.include = include
+        self.bank_says_no = False
+        self.checkout = names["checkout"]
+        Base.metadata.create_all(engine)
+        self.browser = Browser(Application(engine, names["WebSession"]))
+        self.orders = select(func.count()).select_from(Order)
+
+
+@pytest.fixture
+def shop(sqlite_engine):
+    shop = Shop(sqlite_engine)
+    shop.browser.visit(lambda request: request.session.update(cart=["book"]))
+    return shop
+
+
+def test_order_and_session_are_stored_together(shop, sqlite_engine):
+    """A checkout empties the cart, says thank you and places the order."""
+    shop.browser.visit(shop.checkout)
+    session = shop.browser.ask(lambda each: (dict(each), each.peek_flash()))
+    assert session == ({}, ["Thank you! Order 1 is placed."])
+    with sqlite_engine.connect() as connection:
+        assert connection.scalar(shop.orders) == 1
+
+
+def test_order_and_session_are_rolled_back_together(shop, sqlite_engine):
+    """A failed payment leaves the cart full, no message and no order."""
+    shop.bank_says_no = True
+    shop.browser.fail(shop.checkout)
+    session = shop.browser.ask(lambda each: (dict(each), each.peek_flash()))
+    assert session == ({"cart": ["book"]}, [])
+    with sqlite_engine.connect() as connection:
+        assert connection.scalar(shop.orders) == 0
+
+
+def test_names_that_it_gives(shop):
+    """The two settings and the include are those of the tests' application."""
+    assert shop.include == 'config.include("pyramid_sqlalchemy_sessions")'
+    (ini,) = blocks("ini")
+    names = [line.partition(" = ")[0] for line in ini.splitlines()]
+    assert names == ["session.secret_key", "session.model_class"]
+
+
+@pytest.mark.parametrize("title", ["Try it", "Run the tests"])
+def test_one_command(title):
+    """Each of these sections has one code block with one line."""
+    (block,) = blocks("sh", section(title))
+    assert "\n" not in block
+    assert README.count(block) == 1
+
+
+@pytest.mark.parametrize("path", re.findall(r"(?:<|image:: )([\w./-]+)[>\n]", README))
+def test_link(path):
+    """Links lead to files of the checkout."""
+    assert (ROOT / path).is_file()
+
+
+def test_screenshot_is_small():
+    """Who clones the repository is not made to wait for a picture."""
+    assert (ROOT / "docs" / "_static" / "demo.png").stat().st_size < 200_000
