@@ -8,8 +8,9 @@ hours pass in milliseconds.
 What is delayed is delayed by less than the grace: a request from the moment at which
 the browser sends it until the application looks for the session, an answer from the
 commit until the browser has it. (Where the renewal timeout is shorter than the grace,
-an answer must not even take as long as that.) A view takes as long as it likes. Nothing
-else is promised, and nothing else is simulated.
+neither may take longer than the timeout: a second renewal ends the grace of the first.)
+A view takes as long as it likes. Nothing else is promised, and nothing else is
+simulated.
 
 ``test_renewal_simulation`` looks at a few renewals, ``stress/simulate_renewals.py`` at
 as many as wanted.
