@@ -13,8 +13,8 @@ from sqlalchemy import Engine, create_engine
 
 from tests.databases import KINDS, REQUIRE, Database
 
-# The same examples each time, unless --hypothesis-profile=other asks for others. How long
-# one takes says nothing on a machine that others use too.
+# The same examples each time, unless --hypothesis-profile=other asks for others. How
+# long one takes says nothing on a machine that others use too.
 settings.register_profile("other", settings(), deadline=None, derandomize=False)
 settings.register_profile("same", settings(), deadline=None, derandomize=True)
 settings.load_profile("same")
