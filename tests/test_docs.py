@@ -2,7 +2,7 @@
 
 A Python sample of the documentation is either in ``docs/examples``, from where pages
 include it, or a step of ``getting-started.rst``, which
-``tests/applications/test_starter.py`` follows to the letter.
+``tests/applications/test_getting_started.py`` follows to the letter.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def blocks(page: str) -> list[Block]:
 
 # The steps of "Getting started".
 
-#: What matters of a project that was made by pyramid-cookiecutter-starter.
-PROJECT = {
+#: What the installation of the project adds.
+INSTALLED = {
     "myproject.egg-info/PKG-INFO": """
 Metadata-Version: 2.1
 Name: myproject
@@ -82,6 +82,44 @@ main = myproject:main
 
 [console_scripts]
 initialize_myproject_db = myproject.scripts.initialize_db:main
+""",
+}
+
+#: What matters of a project that was made by pyramid-cookiecutter-starter.
+PROJECT = {
+    "setup.py": """
+from setuptools import setup, find_packages
+
+requires = [
+    'plaster_pastedeploy',
+    'pyramid',
+    'pyramid_jinja2',
+    'pyramid_debugtoolbar',
+    'waitress',
+    'alembic',
+    'pyramid_retry',
+    'pyramid_tm',
+    'SQLAlchemy',
+    'transaction',
+    'zope.sqlalchemy',
+]
+
+setup(
+    name='myproject',
+    version='0.0',
+    packages=find_packages(exclude=['tests']),
+    include_package_data=True,
+    zip_safe=False,
+    install_requires=requires,
+    entry_points={
+        'paste.app_factory': [
+            'main = myproject:main',
+        ],
+        'console_scripts': [
+            'initialize_myproject_db=myproject.scripts.initialize_db:main',
+        ],
+    },
+)
 """,
     "development.ini": """
 [app:main]
@@ -399,23 +437,27 @@ run_migrations_online()
 }
 
 
+def write_files(directory: Path, files: dict[str, str]) -> None:
+    """Write files with these names and contents."""
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content.lstrip("\n"))
+
+
 class Reader:
-    """Somebody who follows the steps in a project."""
+    """Somebody who follows the steps in a project, without leaving this process."""
 
     def __init__(self, directory: Path):
         self.directory = directory
         self.output = ""
         self.app = None
-        for name, content in PROJECT.items():
-            path = directory / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content.lstrip("\n"))
+        write_files(directory, PROJECT | INSTALLED)
 
     def follow(self, block: Block) -> None:
         """Do what a code block says."""
         if block.language == "sh":
-            for line in block.lines:
-                self.run(line)
+            self.run_all(block.lines)
         elif "caption" in block.options:
             self.write(block)
         else:
@@ -438,6 +480,13 @@ class Reader:
             assert not path.exists()
             path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join(new) + "\n")
+
+    def run_all(self, lines: list[str]) -> None:
+        """Run the commands of a code block."""
+        # What makes and installs the project has been done.
+        if not lines[0].startswith("python3 -m venv"):
+            for line in lines:
+                self.run(line)
 
     def run(self, line: str) -> None:
         """Run a command, in this process."""

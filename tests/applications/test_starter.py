@@ -39,13 +39,6 @@ def reader(tmp_path, monkeypatch):
     reader.forget_modules()
 
 
-def begin(reader: Reader) -> None:
-    """Give the project what one has before adding sessions: a table with a row."""
-    reader.run('alembic -c development.ini revision --autogenerate -m "init"')
-    reader.run("alembic -c development.ini upgrade head")
-    reader.run("initialize_myproject_db development.ini")
-
-
 def migrations(reader: Reader) -> list[set[str]]:
     """Return what tables the migrations make, in the order of the dates in them."""
     versions = (reader.directory / "myproject/alembic/versions").glob("*.py")
@@ -64,7 +57,6 @@ def logged_in(browser: TestApp) -> bool:
 
 def test_getting_started(reader):
     """Whoever follows the steps has a counter, and then a login."""
-    begin(reader)
     steps = blocks("getting-started")
     captions = [step.options.get("caption") for step in steps]
     login = captions.index("myproject/models/user.py")
@@ -108,7 +100,6 @@ def test_getting_started(reader):
 
 def test_fixtures(reader):
     """The fixtures of testing.rst work in a project, and leave nothing behind."""
-    begin(reader)
     for step in blocks("getting-started"):
         reader.follow(step)
         if step.options.get("caption") == "myproject/models/session.py":
