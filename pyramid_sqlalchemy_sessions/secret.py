@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
@@ -40,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Exits with 2 on wrong usage.
     """
+    import argparse  # only the command needs it
+
     parser = argparse.ArgumentParser(
         prog="pyramid_session_secret",
         description="Print a new random key for the setting session.secret_key.",

@@ -8,8 +8,6 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
 from typing import Protocol
 
-from Crypto.Cipher import AES
-
 from .exceptions import ConfigurationError, CookieCryptoError, InvalidCookieError
 
 __all__ = ("AESGCMSerializer", "Serializer")
@@ -62,15 +60,20 @@ class _PyCryptodomeCipher:
     # kept from one cookie to the next.
 
     def __init__(self, key: bytes) -> None:
+        # Here, because it takes as long as all modules of the library, and nobody needs
+        # it where cryptography is installed.
+        from Crypto.Cipher import AES
+
+        self._aes = AES
         self._key = key
 
     def encrypt(self, nonce: bytes, data: bytes) -> bytes:
-        gcm = AES.new(self._key, AES.MODE_GCM, nonce=nonce)
+        gcm = self._aes.new(self._key, self._aes.MODE_GCM, nonce=nonce)
         ciphertext, tag = gcm.encrypt_and_digest(data)
         return tag + ciphertext
 
     def decrypt(self, nonce: bytes, tag: bytes, ciphertext: bytes) -> bytes | None:
-        gcm = AES.new(self._key, AES.MODE_GCM, nonce=nonce)
+        gcm = self._aes.new(self._key, self._aes.MODE_GCM, nonce=nonce)
         try:
             return gcm.decrypt_and_verify(ciphertext, tag)
         except ValueError:

@@ -6,7 +6,6 @@ import keyword
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pyramid.settings import falsey, truthy
@@ -314,6 +313,8 @@ def _browsers_demand(settings: DefaultSettings) -> Iterator[tuple[str, str, obje
 
 def suggest(name: str, known: Sequence[str], prefix: str = "") -> str:
     """Return a hint for an unknown name: the most similar known one, or else all."""
+    from difflib import get_close_matches  # only errors need it
+
     similar = get_close_matches(name.lower(), known, n=1)
     if similar:
         return f"did you mean {prefix}{similar[0]}?"
