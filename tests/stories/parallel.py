@@ -118,6 +118,7 @@ class Plan:
     """What eight threads do ``times`` times: a read with something due, or a write.
 
     ``due`` is a key of ``DUE``, or "increment". The view takes ``pause`` seconds.
+    ``prepare`` is a function of a module, which each application is changed with.
     """
 
     url: str
@@ -126,6 +127,7 @@ class Plan:
     times: int
     attempts: int = 5
     pause: float = 0.0
+    prepare: Callable[[Application], None] | None = None
 
 
 @dataclass
@@ -192,6 +194,8 @@ class _Process:
             configure=_configure,
             **SETTINGS,
         )
+        if plan.prepare is not None:
+            plan.prepare(self.application)
         self.application.view = self._view
         self._outcomes = threading.local()
         renewal_id = OLD if plan.due == "increment" else DUE[plan.due][1]

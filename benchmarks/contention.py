@@ -1,0 +1,267 @@
+"""Print what it costs to make idle extensions in one way or another.
+
+Run ``python -m benchmarks.contention [--quick]`` in the checkout. Eight threads of two
+processes read one session at the same moment, again and again; each time its idle
+extension is due. The requests run in the real application, with five attempts, at each
+isolation level of PostgreSQL and MariaDB. The servers are those of the tests: see
+``tests/databases.py``. The ways are:
+
+``in line``
+    an ``UPDATE`` in the request's transaction.
+``guarded``
+    the same, but only if the session does not yet expire as late.
+``skip locked``
+    ``guarded``, if the row can be locked at once.
+``savepoint``
+    ``guarded``, in a savepoint, which is rolled back if it fails.
+``after commit``
+    ``guarded``, in a transaction of its own after that of the request. It may fail.
+
+Each is the library with one method of its table replaced, but for the way that it has
+chosen itself for the level, marked with a star. The columns:
+
+``retries``
+    for each request.
+``failed``
+    how many of a hundred requests failed after the last attempt.
+``missed``
+    after how many of a hundred bursts the session was not extended.
+``rate``
+    requests per second, as a ratio to the way with the star: the median of the rounds,
+    in each of which all ways take turns.
+``round trips``
+    what one request sends when nobody else is there.
+
+The last line of a level is about eight threads that increment a counter in the session,
+in the library's way, with the back-off of ``pyramid_sqlalchemy_sessions.retry``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pyramid.interfaces import ISessionFactory
+from pyramid_retry import RetryableException
+from sqlalchemy import Engine, event, select, update
+from sqlalchemy.exc import DBAPIError
+
+from pyramid_sqlalchemy_sessions.cookie import Ticket
+from tests.application import Application
+from tests.databases import Database
+from tests.stories.parallel import (
+    DUE,
+    LEVELS,
+    OLD,
+    SETTINGS,
+    Contended,
+    Outcome,
+    Plan,
+    Run,
+    cookie_of,
+    engine_of,
+    get,
+    missing,
+    processes,
+    reset,
+)
+from tests.stories.parallel import ID as ROW
+
+ATTEMPTS = 5
+#: How long a view takes, in seconds.
+PAUSE = 0.002
+#: What the library calls to extend: the connection, the id, the new value; returns
+#: whether the row was extended.
+Extend = Callable[[Any, Any, int], bool]
+
+
+def _in_line(table: Any) -> Extend:
+    statement = update(Contended.__table__).where(Contended.id == ROW)
+
+    def extend(connection: Any, key: Any, expire: int) -> bool:
+        connection.execute(statement, {"idle_expire": expire})
+        return True
+
+    return extend
+
+
+def _guarded(table: Any) -> Extend:
+    extend: Extend = table.extend
+    return extend
+
+
+def _skip_locked(table: Any) -> Extend:
+    lock = select(Contended.version).where(Contended.id == ROW)
+    lock = lock.with_for_update(skip_locked=True)
+    guarded: Extend = table.extend
+
+    def extend(connection: Any, key: Any, expire: int) -> bool:
+        is_locked = connection.execute(lock).first() is not None
+        return is_locked and guarded(connection, key, expire)
+
+    return extend
+
+
+def _savepoint(table: Any) -> Extend:
+    guarded: Extend = table.extend
+
+    def extend(connection: Any, key: Any, expire: int) -> bool:
+        savepoint = connection.begin_nested()
+        try:
+            extended = guarded(connection, key, expire)
+        except DBAPIError:
+            savepoint.rollback()
+            return False
+        savepoint.commit()
+        return extended
+
+    return extend
+
+
+WAYS: dict[str, Callable[[Any], Extend]] = {
+    "in line": _in_line,
+    "guarded": _guarded,
+    "skip locked": _skip_locked,
+    "savepoint": _savepoint,
+    "after commit": _guarded,
+}
+
+
+def take(way: str, application: Application) -> None:
+    """Let the application make its idle extensions in this way."""
+    table = application.registry.getUtility(ISessionFactory)._config.table
+    is_late = way == "after commit"
+    extend = WAYS[way](table)
+
+    def strict(connection: Any, key: Any, expire: int) -> bool:
+        # The library lets nobody fail who only reads, and that would hide what fails.
+        try:
+            return extend(connection, key, expire)
+        except DBAPIError as exc:
+            raise RetryableException from exc
+
+    table.may_conflict = lambda connection: is_late
+    table.extend = extend if is_late else strict
+
+
+def choice(engine: Engine) -> str:
+    """Return the way that the library chooses for the engine's isolation level."""
+    application = Application(engine, Contended, **SETTINGS)
+    table = application.registry.getUtility(ISessionFactory)._config.table
+    with engine.connect() as connection:
+        return "after commit" if table.may_conflict(connection) else "guarded"
+
+
+def round_trips(engine: Engine, prepare: Callable[[Any], None] | None) -> list[str]:
+    """Return the first words of what one request sends."""
+    application = Application(engine, Contended, **SETTINGS)
+    if prepare is not None:
+        prepare(application)
+    application.view = lambda request: request.session["n"]
+    words: list[str] = []
+    cookie = f"session={cookie_of(Ticket(ROW, OLD))}"
+
+    def note(word: str) -> Callable[..., None]:
+        return lambda *arguments: words.append(word)
+
+    def note_statement(
+        connection: Any, cursor: Any, statement: str, *arguments: Any
+    ) -> None:
+        words.append(statement.split()[0])
+
+    get(application.wsgi, cookie)  # what is asked once
+    reset(engine, DUE["extension"][0](int(time.time())))
+    event.listen(engine, "before_cursor_execute", note_statement)
+    event.listen(engine, "commit", note("COMMIT"))
+    event.listen(engine, "rollback", note("ROLLBACK"))
+    if engine.dialect.name == "postgresql":  # PyMySQL's transactions begin unasked
+        event.listen(engine, "begin", note("BEGIN"))
+    get(application.wsgi, cookie)
+    return words
+
+
+def measure(url: str, level: str, rounds: int, bursts: int, run: Run) -> None:
+    """Measure all ways at an isolation level, and print a line for each."""
+    engine = engine_of(url, level)
+    shipped = choice(engine)
+    engine.dispose()
+    prepared = {
+        way: None if way == shipped else partial(take, way)
+        for way in sorted(WAYS, key=lambda way: way != shipped)
+    }
+    totals = {way: Outcome() for way in prepared}
+    rates: dict[str, list[float]] = {way: [] for way in prepared}
+    ways = list(prepared)
+    for _ in range(rounds):
+        for way in ways:
+            plan = Plan(url, level, "extension", bursts, ATTEMPTS, PAUSE, prepared[way])
+            outcome = run(plan)
+            totals[way].add(outcome)
+            rates[way].append(outcome.requests / outcome.seconds)
+        ways = ways[1:] + ways[:1]
+    for way, prepare in prepared.items():
+        engine = engine_of(url, level)
+        words = round_trips(engine, prepare)
+        engine.dispose()
+        pairs = zip(rates[way], rates[shipped], strict=True)
+        rate = median(mine / theirs for mine, theirs in pairs)
+        total, number = totals[way], rounds * bursts
+        print(
+            f"  {way + ' *' * (way == shipped):16}{total.retries:8.3f}"
+            f"{100 * total.failed / total.requests:8.1f}"
+            f"{100 * total.wrong.total() / number:8.1f}{rate:7.2f}"
+            f"{len(words):4} {' '.join(words)}",
+            flush=True,
+        )
+
+
+def count(url: str, level: str, times: int, run: Run) -> None:
+    """Print what becomes of increments of one counter."""
+    outcome = run(Plan(url, level, "increment", times, ATTEMPTS))
+    print(
+        f"  increments      {outcome.retries:8.3f}"
+        f"{100 * outcome.failed / outcome.requests:8.1f}"
+        f"  {outcome.lost} of {outcome.requests} lost",
+        flush=True,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print, as the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.contention", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="less than a minute")
+    parser.add_argument("--rounds", type=int, help="3, or 1 with --quick")
+    parser.add_argument("--bursts", type=int, help="in a round: 30, or 10 with --quick")
+    parser.add_argument(
+        "--kinds", nargs="+", default=["postgresql", "mariadb"], choices=LEVELS
+    )
+    options = parser.parse_args(arguments)
+    rounds = options.rounds or (1 if options.quick else 3)
+    bursts = options.bursts or (10 if options.quick else 30)
+    with processes() as run, tempfile.TemporaryDirectory() as directory:
+        for kind in options.kinds:
+            database = Database(kind, Path(directory))
+            if database.missing:
+                raise SystemExit(database.missing)
+            try:
+                for level in LEVELS[kind]:
+                    reason = missing(database.url, level)
+                    print(f"\n{kind}, {level}: {reason or ''}")
+                    if reason is None:
+                        print(f"{'':18}retries  failed  missed   rate  round trips")
+                        measure(database.url, level, rounds, bursts, run)
+                        count(database.url, level, bursts, run)
+            finally:
+                database.drop()
+
+
+if __name__ == "__main__":
+    main()
