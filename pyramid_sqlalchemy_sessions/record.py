@@ -6,7 +6,7 @@ import json
 import pickle
 import secrets
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection
@@ -84,8 +84,7 @@ class Document:
 
     def replace(self, content: Mapping[Any, Any]) -> None:
         """Make the working copy hold this and nothing else."""
-        for key in content:
-            self.check_key(key)
+        self.check_keys(content)
         value = self.write()
         value.clear()
         value.update(content)
@@ -97,12 +96,16 @@ class Document:
             if not self.is_json:
                 self._baseline = _pickled(self.read())
 
-    def check_key(self, key: Any) -> None:
+    def check_keys(self, keys: Iterable[Any]) -> None:
         """Refuse a key that would come back as another one: JSON has but strings."""
-        if self.is_json and not isinstance(key, str):
-            raise TypeError(
-                f"the keys of a session that is stored as JSON are strings, not {key!r}"
-            )
+        if not self.is_json:
+            return
+        for key in keys:
+            if not isinstance(key, str):
+                raise TypeError(
+                    "the keys of a session that is stored as JSON are strings, not"
+                    f" {key!r}"
+                )
 
     def original(self) -> dict[Any, Any]:
         """Return a fresh copy of what the column holds."""
@@ -163,6 +166,8 @@ class Document:
 
     def encode(self) -> Any:
         """Return the working copy as the column takes it."""
+        if self.is_json and not self.read():  # the usual case of flash messages
+            return {}
         form = self._form()
         return json.loads(form) if isinstance(form, str) else form
 

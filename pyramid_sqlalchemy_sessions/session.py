@@ -14,7 +14,7 @@ from .config import SessionConfig, factory_args_from_settings
 from .exceptions import InconsistentDataError
 from .features.csrf import CSRF, TOKEN_SIZE, new_token
 from .features.userid import Userid
-from .record import Document, Record, json_text
+from .record import Record, json_text
 from .serializer import Serializer
 from .settings import SessionSettings
 from .unit import watch_dbsessions
@@ -77,9 +77,10 @@ class Session(MutableMapping[Any, Any]):
     def __setitem__(self, key: Any, value: Any) -> None:
         record = self._read()
         document = record.data
-        document.check_key(key)
+        document.check_keys((key,))
+        data = document.read()
         assert self._visit is not None
-        if _holds(document, key, value):
+        if key in data and _is_same(data[key], value):
             self._visit.use(record)
         else:
             self._visit.touch(record)
@@ -112,11 +113,15 @@ class Session(MutableMapping[Any, Any]):
         """Take over all pairs of a mapping, or of an iterable of pairs."""
         changes = dict(*args, **kw)
         document = self._write().data
-        for key in changes:
-            document.check_key(key)
-        for key, value in changes.items():
-            if not _holds(document, key, value):
-                document.write()[key] = value
+        document.check_keys(changes)
+        data = document.read()
+        differing = {
+            key: value
+            for key, value in changes.items()
+            if not (key in data and _is_same(data[key], value))
+        }
+        if differing:
+            document.write().update(differing)
 
     def pop(self, key: Any, *default: Any) -> Any:
         """Remove a key and return its value, or the default if it is missing."""
@@ -279,14 +284,10 @@ class Session(MutableMapping[Any, Any]):
             raise NotImplementedError(self._config.lacking(feature))
 
 
-def _holds(document: Document, key: Any, value: Any) -> bool:
-    """Tell whether the document has this very value already, seen at a glance."""
+def _is_same(present: Any, value: Any) -> bool:
+    """Tell whether this is the very value that is there, as far as a glance tells."""
     kind: type[Any] = type(value)
-    data = document.read()
-    if kind not in _PLAIN or key not in data:
-        return False
-    present = data[key]
-    return type(present) is kind and bool(present == value)
+    return kind in _PLAIN and type(present) is kind and bool(present == value)
 
 
 def _json_value(message: Any) -> Any:
