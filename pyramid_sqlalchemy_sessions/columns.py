@@ -206,8 +206,10 @@ def refuse_excess(
                 fits = False
             if not fits:
                 raise ValueError(
-                    f"the session cannot be stored: its {name} is no whole number"
-                    f" between {lowest} and {highest}, which is what the column holds"
+                    f"the session cannot be stored: its {name}, of type"
+                    f" {type(value).__name__}, is no whole number between {lowest} and"
+                    f" {highest}, which is what the column holds; declare the column"
+                    " with another type if your users have other ids"
                 )
 
 

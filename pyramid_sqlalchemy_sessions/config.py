@@ -37,7 +37,7 @@ _KEY_SIZES = (16, 24, 32)
 _KEY = re.compile("[A-Za-z0-9_-]{22}(==)?|[A-Za-z0-9_-]{32}|[A-Za-z0-9_-]{43}=?")
 _TIMEOUTS = frozenset({"idle_timeout", "absolute_timeout", "renewal_timeout"})
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
-_REMEDY = "make one with pyramid_sqlalchemy_sessions.generate_secret_key()"
+_REMEDY = "make one with the command pyramid_session_secret"
 
 
 def factory_args_from_settings(

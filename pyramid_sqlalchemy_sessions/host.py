@@ -74,8 +74,9 @@ def dbsession_of(request: Any, name: str) -> Session:
     except AttributeError as exc:
         raise ConfigurationError(
             f"the session needs request.{name}, an SQLAlchemy session that is joined"
-            " to the request's transaction; is it missing, or is the setting"
-            " dbsession_name wrong?"
+            " to the request's transaction; is it missing, is the setting"
+            " dbsession_name wrong, or is there no request.tm, since pyramid_tm is not"
+            " included?"
         ) from exc
     return dbsession() if isinstance(dbsession, scoped_session) else dbsession
 

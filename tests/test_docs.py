@@ -19,7 +19,6 @@ from configparser import ConfigParser
 from types import ModuleType, SimpleNamespace
 
 import pytest
-import transaction
 import zope.sqlalchemy
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
@@ -42,23 +41,19 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, sessionmaker
-from sqlalchemy.orm.exc import StaleDataError
 
 import pyramid_sqlalchemy_sessions
 from pyramid_sqlalchemy_sessions import (
     BaseMixin,
     ClientAddressMixin,
-    ConfigurationError,
     FullyFeaturedSession,
     IdleMixin,
-    InconsistentDataError,
     LastSeenMixin,
     RenewalMixin,
     SessionCreatedEvent,
     SessionEvent,
-    TransactionRequiredError,
     UserAgentMixin,
     UseridMixin,
     UserSessionAuthenticationHelper,
@@ -66,14 +61,13 @@ from pyramid_sqlalchemy_sessions import (
 )
 from pyramid_sqlalchemy_sessions.settings import SETTINGS
 from tests import test_alembic
-from tests.application import SECRET, Application, Browser, Full, explicit_manager
+from tests.application import SECRET, Application, Browser, Full
 from tests.applications.starter import DOCS, blocks, sample
 from tests.applications.starter import PAGES as ALL_PAGES
 from tests.stories.transactions import (
     all_of,
     elsewhere,
     exception_view,
-    tween_above,
 )
 
 #: Whose samples are tested beside what they are about.
@@ -648,245 +642,6 @@ def test_api():
     assert sorted(name for name in names if "." not in name) == sorted(
         pyramid_sqlalchemy_sessions.__all__
     )
-
-
-# Messages.
-
-MESSAGES = {
-    each.options["name"]: each.text
-    for page in PAGES
-    for each in blocks(page)
-    if each.language == "text"
-}
-
-
-def refusal(**settings) -> str:
-    """Return what the include says of settings."""
-    all_settings = {
-        "session.secret_key": SECRET,
-        "session.model_class": make_model(),
-        **{f"session.{name}": value for name, value in settings.items()},
-    }
-    with pytest.raises(ConfigurationError) as caught:
-        Configurator(settings=all_settings).include("pyramid_sqlalchemy_sessions")
-    return str(caught.value)
-
-
-def failure(error, engine, view, model=None, created=None, **kw) -> str:
-    """Return what an error says that a view ends in."""
-    model = model or make_model()
-    (created or model).metadata.create_all(engine)
-    with pytest.raises(error) as caught:
-        Browser(Application(engine, model, **kw)).visit(view)
-    return str(caught.value).splitlines()[0]
-
-
-def change(request):
-    """Change the session."""
-    request.session["a"] = 1
-
-
-def stale(engine, make_view, error, **kw) -> str:
-    """Return what is said of a session that a browser has."""
-    model = kw.pop("model", None) or make_model()
-    model.metadata.create_all(engine)
-    browser = Browser(Application(engine, model))
-    browser.visit(change)
-    later = Browser(Application(engine, kw.pop("new_model", model), **kw))
-    later.set_cookie("session", str(browser.cookie))
-    with pytest.raises(error) as caught:
-        later.visit(make_view(browser))
-    return str(caught.value)
-
-
-def racing(browser):
-    """Return a view that is overtaken by another request."""
-
-    def view(request):
-        request.session["a"] += 1
-        elsewhere(browser.visit, lambda r: r.session.update(a=5))
-
-    return view
-
-
-def mistake_in_columns(engine):
-    """Add Config mixins to a table with rows."""
-    model, new = make_model(), make_model(base=FullyFeaturedSession)
-    model.metadata.create_all(engine)
-    browser = Browser(Application(engine, model))
-    browser.visit(change)
-    with engine.begin() as connection:
-        context = MigrationContext.configure(connection)
-        operations = Operations(context)
-        for column in new.__table__.columns:
-            if column.name not in model.__table__.columns:
-                operations.add_column("session", column._copy())
-    later = Browser(Application(engine, new))
-    later.set_cookie("session", str(browser.cookie))
-    with pytest.raises(InconsistentDataError) as caught:
-        later.visit(lambda r: dict(r.session))
-    return str(caught.value)
-
-
-class Logged:
-    """What the library logs in a test."""
-
-    def __init__(self, engine, caplog):
-        self.engine = engine
-        self.caplog = caplog
-
-    def visit(self, view=change, environ=(), **kw) -> str:
-        """Return the one message that is logged when a view is visited."""
-        model = make_model()
-        model.metadata.create_all(self.engine)
-        self.caplog.clear()
-        Browser(Application(self.engine, model, **kw), **dict(environ)).visit(view)
-        (message,) = self.caplog.messages
-        return message
-
-    def fixture(self, doom: bool) -> str:
-        """Visit with the fixture of the cookiecutter."""
-        manager = explicit_manager(None)
-        manager.begin()
-        if doom:
-            manager.doom()
-        dbsession = sessionmaker(self.engine)()
-        zope.sqlalchemy.register(dbsession, transaction_manager=manager)
-        environ = {
-            "tm.active": True,
-            "tm.manager": manager,
-            "app.dbsession": dbsession,
-        }
-        try:
-            return self.visit(environ=environ)
-        finally:
-            manager.abort()
-            dbsession.close()
-
-    def other_manager(self) -> str:
-        """Register the dbsession without the transaction manager."""
-
-        def make_dbsession(request, manager):
-            dbsession = sessionmaker(self.engine)()
-            zope.sqlalchemy.register(dbsession)
-            return dbsession
-
-        try:
-            return self.visit(make_dbsession=make_dbsession)
-        finally:
-            transaction.abort()
-
-    def thread_local(self) -> str:
-        """Change the session in a tween above pyramid_tm."""
-
-        def tween(handler, request):
-            change(request)
-            return handler(request)
-
-        return self.visit(
-            lambda request: None, explicit=False, configure=tween_above(tween)
-        )
-
-
-def my_model() -> type:
-    """Make a class that is no session."""
-
-    class Base(DeclarativeBase):
-        pass
-
-    names = {
-        "__tablename__": "models",
-        "__module__": "myproject.models.mymodel",
-        "id": mapped_column(Integer, primary_key=True),
-    }
-    return type("MyModel", (Base,), names)
-
-
-def too_late(engine) -> str:
-    """Change the session in a finished callback."""
-    caught = []
-
-    def callback(request):
-        try:
-            change(request)
-        except TransactionRequiredError as error:
-            caught.append(str(error))
-
-    model = make_model()
-    model.metadata.create_all(engine)
-    browser = Browser(Application(engine, model))
-    browser.visit(lambda request: request.add_finished_callback(callback))
-    return caught[0]
-
-
-def without_dbsession(engine) -> str:
-    """Use the session in an application that has another name for its dbsession."""
-    return failure(ConfigurationError, engine, change, dbsession_name="db").replace(
-        "request.db,", "request.dbsession,"
-    )
-
-
-#: How to get each message that a page quotes, with an engine and a log.
-SAID = {
-    "error-no-key": lambda e, log: refusal(secret_key=""),
-    "error-bad-key": lambda e, log: refusal(secret_key="my secret"),
-    "error-no-model": lambda e, log: refusal(model_class="demo.Sesion").replace(
-        "demo", "myproject.models"
-    ),
-    "error-not-a-model": lambda e, log: refusal(model_class=my_model()),
-    "error-not-mapped": lambda e, log: refusal(
-        model_class=type("Session", (BaseMixin,), {})
-    ),
-    "error-mistyped": lambda e, log: refusal(idle_timout="1200"),
-    "error-no-mixin": lambda e, log: refusal(idle_timeout="1200"),
-    "error-no-table": lambda e, log: failure(
-        OperationalError, e, change, created=my_model()
-    ),
-    "error-no-column": lambda e, log: stale(
-        e,
-        lambda browser: lambda r: dict(r.session),
-        OperationalError,
-        new_model=make_model(IdleMixin),
-    ).splitlines()[0],
-    "error-no-userid": lambda e, log: failure(
-        NotImplementedError, e, lambda r: r.session.userid
-    ),
-    "error-no-dbsession": lambda e, log: without_dbsession(e),
-    "warning-no-pyramid-tm": lambda e, log: log.visit(pyramid_tm=False),
-    "error-other-manager": lambda e, log: log.other_manager(),
-    "warning-doomed": lambda e, log: log.fixture(doom=True),
-    "error-combination": lambda e, log: refusal(
-        model_class=make_model(base=FullyFeaturedSession),
-        idle_timeout="3600",
-        absolute_timeout="1800",
-    ),
-    "error-host-prefix": lambda e, log: refusal(cookie_name="__Host-session"),
-    "error-too-late": lambda e, log: too_late(e),
-    "warning-thread-local": lambda e, log: log.thread_local(),
-    "error-conflict": lambda e, log: stale(e, racing, StaleDataError),
-    "error-adding-a-mixin": lambda e, log: mistake_in_columns(e),
-    "error-switching-a-timeout-on": lambda e, log: stale(
-        e,
-        lambda browser: lambda r: dict(r.session),
-        InconsistentDataError,
-        model=make_model(IdleMixin),
-        idle_timeout=60,
-    ),
-    "warning-doomed-in-tests": lambda e, log: log.fixture(doom=True),
-    "warning-open": lambda e, log: log.fixture(doom=False),
-}
-
-
-def test_every_message_is_tested():
-    """No page quotes a message that is not checked here."""
-    assert set(MESSAGES) == set(SAID)
-
-
-@pytest.mark.parametrize("name", sorted(MESSAGES))
-def test_message(name, sqlite_engine, caplog):
-    """The package says what the page says that it says."""
-    said = SAID[name](sqlite_engine, Logged(sqlite_engine, caplog))
-    assert said.split() == MESSAGES[name].split()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,509 @@
+"""The messages that the documentation quotes are those that the package gives."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from itertools import permutations
+
+import plaster
+import pytest
+import transaction
+import zope.sqlalchemy
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from pyramid.config import Configurator
+from pyramid.csrf import get_csrf_token
+from pyramid.response import Response
+from pyramid.session import SignedCookieSessionFactory
+from sqlalchemy import Integer, create_engine, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.orm import DeclarativeBase, mapped_column, sessionmaker
+from sqlalchemy.orm.exc import StaleDataError
+from webtest import TestApp
+
+from pyramid_sqlalchemy_sessions import (
+    BaseMixin,
+    ConfigurationError,
+    CSRFMixin,
+    FullyFeaturedSession,
+    IdleMixin,
+    InconsistentDataError,
+    JSONDataMixin,
+    TransactionRequiredError,
+    UseridMixin,
+    generate_secret_key,
+)
+from tests.application import SECRET, Application, Browser, explicit_manager
+from tests.applications.starter import PAGES, blocks
+from tests.databases import KINDS
+from tests.stories.transactions import elsewhere, tween_above
+from tests.test_docs import TESTED_ELSEWHERE, make_model
+
+#: By the name of the message. Where a page repeats what another one quotes, the name
+#: ends in "-again".
+MESSAGES = {
+    each.options["name"]: each.text
+    for page in sorted(PAGES.keys() - TESTED_ELSEWHERE)
+    for each in blocks(page)
+    if each.language == "text" and "name" in each.options
+}
+
+
+def refusal(**settings) -> str:
+    """Return what the include says of settings."""
+    all_settings = {
+        "session.secret_key": SECRET,
+        "session.model_class": make_model(),
+        **{f"session.{name}": value for name, value in settings.items()},
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        Configurator(settings=all_settings).include("pyramid_sqlalchemy_sessions")
+    return str(caught.value)
+
+
+def failure(error, engine, view, model=None, created=None, **kw) -> str:
+    """Return what an error says that a view ends in."""
+    model = model or make_model()
+    (created or model).metadata.create_all(engine)
+    with pytest.raises(error) as caught:
+        Browser(Application(engine, model, **kw)).visit(view)
+    return str(caught.value).splitlines()[0]
+
+
+def change(request):
+    """Change the session."""
+    request.session["a"] = 1
+
+
+def stale(engine, make_view, error, **kw) -> str:
+    """Return what is said of a session that a browser has."""
+    model = kw.pop("model", None) or make_model()
+    model.metadata.create_all(engine)
+    browser = Browser(Application(engine, model))
+    browser.visit(change)
+    later = Browser(Application(engine, kw.pop("new_model", model), **kw))
+    later.set_cookie("session", str(browser.cookie))
+    with pytest.raises(error) as caught:
+        later.visit(make_view(browser))
+    return str(caught.value)
+
+
+def racing(browser):
+    """Return a view that is overtaken by another request."""
+
+    def view(request):
+        request.session["a"] += 1
+        elsewhere(browser.visit, lambda r: r.session.update(a=5))
+
+    return view
+
+
+def mistake_in_columns(engine):
+    """Add Config mixins to a table with rows."""
+    model, new = make_model(), make_model(base=FullyFeaturedSession)
+    model.metadata.create_all(engine)
+    browser = Browser(Application(engine, model))
+    browser.visit(change)
+    with engine.begin() as connection:
+        context = MigrationContext.configure(connection)
+        operations = Operations(context)
+        for column in new.__table__.columns:
+            if column.name not in model.__table__.columns:
+                operations.add_column("session", column._copy())
+    later = Browser(Application(engine, new))
+    later.set_cookie("session", str(browser.cookie))
+    with pytest.raises(InconsistentDataError) as caught:
+        later.visit(lambda r: dict(r.session))
+    return str(caught.value)
+
+
+class Logged:
+    """What the library logs in a test."""
+
+    def __init__(self, engine, caplog, directory):
+        self.engine = engine
+        self.caplog = caplog
+        self.directory = directory
+
+    def visit(self, view=change, environ=(), **kw) -> str:
+        """Return the one message that is logged when a view is visited."""
+        model = make_model()
+        model.metadata.create_all(self.engine)
+        self.caplog.clear()
+        Browser(Application(self.engine, model, **kw), **dict(environ)).visit(view)
+        (message,) = self.caplog.messages
+        return message
+
+    def fixture(self, doom: bool) -> str:
+        """Visit with the fixture of the cookiecutter."""
+        manager = explicit_manager(None)
+        manager.begin()
+        if doom:
+            manager.doom()
+        dbsession = sessionmaker(self.engine)()
+        zope.sqlalchemy.register(dbsession, transaction_manager=manager)
+        environ = {
+            "tm.active": True,
+            "tm.manager": manager,
+            "app.dbsession": dbsession,
+        }
+        try:
+            return self.visit(environ=environ)
+        finally:
+            manager.abort()
+            dbsession.close()
+
+    def other_manager(self) -> str:
+        """Register the dbsession without the transaction manager."""
+
+        def make_dbsession(request, manager):
+            dbsession = sessionmaker(self.engine)()
+            zope.sqlalchemy.register(dbsession)
+            return dbsession
+
+        try:
+            return self.visit(make_dbsession=make_dbsession)
+        finally:
+            transaction.abort()
+
+    def thread_local(self) -> str:
+        """Change the session in a tween above pyramid_tm."""
+
+        def tween(handler, request):
+            change(request)
+            return handler(request)
+
+        return self.visit(
+            lambda request: None, explicit=False, configure=tween_above(tween)
+        )
+
+
+def my_model() -> type:
+    """Make a class that is no session."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    names = {
+        "__tablename__": "models",
+        "__module__": "myproject.models.mymodel",
+        "id": mapped_column(Integer, primary_key=True),
+    }
+    return type("MyModel", (Base,), names)
+
+
+def too_late(engine) -> str:
+    """Change the session in a finished callback."""
+    caught = []
+
+    def callback(request):
+        try:
+            change(request)
+        except TransactionRequiredError as error:
+            caught.append(str(error))
+
+    model = make_model()
+    model.metadata.create_all(engine)
+    browser = Browser(Application(engine, model))
+    browser.visit(lambda request: request.add_finished_callback(callback))
+    return caught[0]
+
+
+def without_dbsession(engine) -> str:
+    """Use the session in an application that has another name for its dbsession."""
+    return failure(ConfigurationError, engine, change, dbsession_name="db").replace(
+        "request.db,", "request.dbsession,"
+    )
+
+
+def checkout(request):
+    """Keep what cannot be kept."""
+    request.session["on_success"] = lambda: None
+
+
+class Product:
+    """What is no JSON value."""
+
+
+def too_big(engine) -> str:
+    """Store what is larger than MariaDB's server takes, whatever that is."""
+    with engine.connect() as connection:
+        packet = connection.scalar(text("SELECT @@max_allowed_packet"))
+    view = lambda r: r.session.update(a=bytes(packet))  # noqa: E731
+    said = failure(ValueError, engine, view)
+    length = int(re.search(r"\d+", said)[0])
+    assert length > packet
+    return said.replace(str(length), "20000000").replace(str(packet), "16777216")
+
+
+def twice(path) -> str:
+    """Read an ini file that has a setting twice."""
+    key = "session.secret_key = key"
+    path.write_text(f"[app:main]\nuse = egg:myproject\n{key}\n\n{key}\n")
+    with pytest.raises(Exception, match="already exists") as caught:
+        plaster.get_settings(str(path), "app:main")
+    said = str(caught.value).replace(str(path), path.name)
+    return said.replace("[line  5]", "[line 5]")
+
+
+def without_include() -> str:
+    """Use the session of an application that has none."""
+    config = Configurator()
+    config.add_route("counter", "/")
+    config.add_view(change, route_name="counter")
+    with pytest.raises(AttributeError) as caught:
+        TestApp(config.make_wsgi_app()).get("/")
+    return str(caught.value)
+
+
+def refused_form(engine, **environ) -> str:
+    """Post a form without a token, and return the end of the answer."""
+    model = make_model(CSRFMixin)
+    model.metadata.create_all(engine)
+    configure = lambda c: c.set_default_csrf_options(require_csrf=True)  # noqa: E731
+    browser = Browser(Application(engine, model, configure=configure))
+    answer = browser.post("/", status=400, extra_environ=environ).text
+    return answer.strip().splitlines()[-1]
+
+
+def locked(engine) -> str:
+    """Write while another transaction does."""
+    model = make_model()
+    model.metadata.create_all(engine)
+    impatient = create_engine(engine.url, connect_args={"timeout": 0})
+    browser = Browser(Application(impatient, model))
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        with pytest.raises(OperationalError) as caught:
+            browser.visit(change)
+        connection.exec_driver_sql("ROLLBACK")
+    impatient.dispose()
+    return str(caught.value).splitlines()[0]
+
+
+#: How to get each message that a page quotes, with an engine and a log.
+SAID = {
+    "error-no-key": lambda e, log: refusal(secret_key=""),
+    "error-bad-key": lambda e, log: refusal(secret_key="my secret"),
+    "error-no-model": lambda e, log: refusal(model_class="demo.Sesion").replace(
+        "demo", "myproject.models"
+    ),
+    "error-not-a-model": lambda e, log: refusal(model_class=my_model()),
+    "error-not-mapped": lambda e, log: refusal(
+        model_class=type("Session", (BaseMixin,), {})
+    ),
+    "error-mistyped": lambda e, log: refusal(idle_timout="1200"),
+    "error-no-mixin": lambda e, log: refusal(idle_timeout="1200"),
+    "error-no-table": lambda e, log: failure(
+        OperationalError, e, change, created=my_model()
+    ),
+    "error-no-column": lambda e, log: stale(
+        e,
+        lambda browser: lambda r: dict(r.session),
+        OperationalError,
+        new_model=make_model(IdleMixin),
+    ).splitlines()[0],
+    "error-no-userid": lambda e, log: failure(
+        NotImplementedError, e, lambda r: r.session.userid
+    ),
+    "error-no-dbsession": lambda e, log: without_dbsession(e),
+    "warning-no-pyramid-tm": lambda e, log: log.visit(pyramid_tm=False),
+    "error-other-manager": lambda e, log: log.other_manager(),
+    "warning-doomed": lambda e, log: log.fixture(doom=True),
+    "error-combination": lambda e, log: refusal(
+        model_class=make_model(base=FullyFeaturedSession),
+        idle_timeout="3600",
+        absolute_timeout="1800",
+    ),
+    "error-host-prefix": lambda e, log: refusal(cookie_name="__Host-session"),
+    "error-too-late": lambda e, log: too_late(e),
+    "warning-thread-local": lambda e, log: log.thread_local(),
+    "error-conflict": lambda e, log: stale(e, racing, StaleDataError),
+    "error-adding-a-mixin": lambda e, log: mistake_in_columns(e),
+    "error-switching-a-timeout-on": lambda e, log: stale(
+        e,
+        lambda browser: lambda r: dict(r.session),
+        InconsistentDataError,
+        model=make_model(IdleMixin),
+        idle_timeout=60,
+    ),
+    "warning-doomed-in-tests": lambda e, log: log.fixture(doom=True),
+    "warning-open": lambda e, log: log.fixture(doom=False),
+    "error-no-model-class": lambda e, log: refusal(model_class=""),
+    "error-a-module": lambda e, log: refusal(model_class="demo.models").replace(
+        "demo.models", "myproject.models"
+    ),
+    "error-bad-value": lambda e, log: refusal(idle_timeout="1200 ; twenty minutes"),
+    "error-twice": lambda e, log: twice(log.directory / "development.ini"),
+    "error-no-include": lambda e, log: without_include(),
+    "error-no-table-postgresql": lambda e, log: failure(
+        ProgrammingError, e, change, created=my_model()
+    ),
+    "error-no-table-mariadb": lambda e, log: failure(
+        ProgrammingError, e, change, created=my_model()
+    ).replace(e.url.database, "myproject"),
+    # The words are those of Python, which has changed them.
+    "error-no-pickle": lambda e, log: failure(TypeError, e, checkout).replace(
+        "Can't get local", "Can't pickle local"
+    ),
+    "error-no-json": lambda e, log: failure(
+        TypeError,
+        e,
+        lambda r: r.session.update(since=datetime.datetime.now()),
+        make_model(JSONDataMixin),
+    ),
+    "error-json-key": lambda e, log: failure(
+        TypeError, e, lambda r: r.session.update({17: 1}), make_model(JSONDataMixin)
+    ),
+    "error-flash": lambda e, log: failure(
+        TypeError, e, lambda r: r.session.flash(Product())
+    ),
+    "error-userid": lambda e, log: (
+        failure(
+            ValueError,
+            e,
+            lambda r: setattr(r.session, "userid", "alice"),
+            make_model(UseridMixin),
+        )
+        # SQLite's integers have 64 bits.
+        .replace(str(2**63), str(2**31))
+        .replace(str(2**63 - 1), str(2**31 - 1))
+    ),
+    "error-too-big-mariadb": lambda e, log: too_big(e),
+    "error-csrf-token": lambda e, log: refused_form(e),
+    "error-csrf-origin": lambda e, log: refused_form(
+        e, **{"wsgi.url_scheme": "https", "HTTP_HOST": "example.com"}
+    ),
+    "error-locked": lambda e, log: locked(e),
+}
+
+
+def database_of(name: str) -> str:
+    """Return the database that gives a message."""
+    kind = name.rpartition("-")[2]
+    return kind if kind in KINDS else "sqlite"
+
+
+def test_every_message_is_tested():
+    """No page quotes a message that is not checked here."""
+    assert {name.removesuffix("-again") for name in MESSAGES} == set(SAID)
+
+
+@pytest.mark.parametrize(
+    ("name", "database_url"),
+    [pytest.param(name, database_of(name), id=name) for name in sorted(MESSAGES)],
+    indirect=["database_url"],
+)
+def test_message(name, engine, caplog, tmp_path):
+    """The package says what the page says that it says."""
+    say = SAID[name.removesuffix("-again")]
+    said = say(engine, Logged(engine, caplog, tmp_path))
+    assert said.split() == MESSAGES[name].split()
+
+
+# What nobody complains about.
+
+
+def test_order_of_the_includes(sqlite_engine):
+    """The include may stand before or behind that of pyramid_tm and of the retries."""
+    model = make_model()
+    model.metadata.create_all(sqlite_engine)
+    name = "pyramid_sqlalchemy_sessions"
+    for order in permutations([name, f"{name}.retry", "pyramid_tm"]):
+        settings = {
+            "session.secret_key": SECRET,
+            "session.model_class": model,
+            "tm.manager_hook": explicit_manager,
+        }
+        with Configurator(settings=settings) as config:
+            for each in order:
+                config.include(each)
+            config.registry["engine"] = sqlite_engine
+            config.add_request_method(joined, "dbsession", reify=True)
+            config.add_route("counter", "/")
+            config.add_view(counter, route_name="counter")
+        browser = TestApp(config.make_wsgi_app())
+        assert [browser.get("/").text for _ in range(2)] == ["1", "2"]
+
+
+def test_no_request_tm(sqlite_engine):
+    """A dbsession that needs pyramid_tm is missed in the words of a missing one."""
+    model = make_model()
+    model.metadata.create_all(sqlite_engine)
+    make = lambda request, manager: request.no_such_thing  # noqa: E731
+    application = Application(sqlite_engine, model, make_dbsession=make)
+    with pytest.raises(ConfigurationError) as caught:
+        Browser(application).visit(change)
+    assert str(caught.value).split() == MESSAGES["error-no-dbsession"].split()
+
+
+def joined(request):
+    """Return a dbsession that is in the transaction of the request."""
+    dbsession = sessionmaker(request.registry["engine"])()
+    zope.sqlalchemy.register(dbsession, transaction_manager=request.tm)
+    return dbsession
+
+
+def counter(request):
+    """Count the visits."""
+    request.session["visits"] = request.session.get("visits", 0) + 1
+    return Response(str(request.session["visits"]))
+
+
+class TestStranger:
+    """Why a visitor may be a stranger again, without a word in the log."""
+
+    @pytest.fixture
+    def model(self, sqlite_engine):
+        model = make_model(UseridMixin, CSRFMixin)
+        model.metadata.create_all(sqlite_engine)
+        return model
+
+    def numbers(self, browser, *urls):
+        return [browser.visit(counter, url).text for url in urls]
+
+    def test_another_factory(self, sqlite_engine, model):
+        """What the application sets by itself wins over the include."""
+
+        def configure(config):
+            config.set_session_factory(SignedCookieSessionFactory("secret"))
+
+        application = Application(sqlite_engine, model, configure=configure)
+        assert self.numbers(Browser(application), "/", "/") == ["1", "2"]
+        assert application.rows() == []
+
+    def test_secure_cookie(self, sqlite_engine, model):
+        """A browser keeps back a Secure cookie where there is no https."""
+        application = Application(sqlite_engine, model, cookie_secure=True)
+        for scheme, numbers in (("http", ["1", "1"]), ("https", ["1", "2"])):
+            urls = [f"{scheme}://shop.example/"] * 2
+            assert self.numbers(Browser(application), *urls) == numbers
+
+    def test_another_project(self, sqlite_engine, model):
+        """A project with another key and the same name of the cookie replaces it."""
+        project = Application(sqlite_engine, model)
+        rivals = {
+            name: Application(
+                sqlite_engine,
+                model,
+                cookie_name=name,
+                settings={"session.secret_key": generate_secret_key()},
+            )
+            for name in ("session", "other")
+        }
+        browser = Browser(project)
+        for name, numbers in (("other", ["1", "2"]), ("session", ["3", "1"])):
+            seen = []
+            for wsgi in (project.wsgi, rivals[name].wsgi, project.wsgi):
+                browser.app = wsgi
+                project.view = rivals[name].view = counter
+                seen.append(browser.get("/").text)
+            assert [seen[0], seen[2]] == numbers
+
+    def test_form_from_before_the_login(self, sqlite_engine, model):
+        """The login draws another token."""
+        browser = Browser(Application(sqlite_engine, model))
+        before = browser.visit(get_csrf_token).text
+        browser.visit(lambda r: setattr(r.session, "userid", 1))
+        assert browser.visit(get_csrf_token).text != before
