@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
 
+from sqlalchemy import make_url
+
 from .databases import places
 from .worker import Costs, Worker
 from .workloads import Workload
 
-__all__ = ["FLOOR", "NOISE", "Effort", "Result", "measure"]
+__all__ = ["FLOOR", "NOISE", "Effort", "Quartiles", "Result", "measure"]
 
 FLOOR = "floor"
 #: The floor once more: what its ratio differs from 1 is what the measurement is off.
@@ -28,6 +30,14 @@ class Effort(NamedTuple):
     turn: float
 
 
+class Quartiles(NamedTuple):
+    """A half of what was measured is in between of ``low`` and ``high``."""
+
+    low: float
+    median: float
+    high: float
+
+
 class Result:
     """What one workload cost the contenders in one database."""
 
@@ -41,13 +51,12 @@ class Result:
         """Return the median time of one request."""
         return statistics.median(self.seconds[name]) * 1e6
 
-    def ratio(self, name: str) -> tuple[float, float, float]:
-        """Return the quartiles of the ratios to the floor, each taken in one round."""
-        pairs = zip(self.seconds[name], self.seconds[FLOOR], strict=True)
-        low, median, high = statistics.quantiles(
-            [mine / floor for mine, floor in pairs], n=4
+    def ratio(self, name: str, base: str = FLOOR) -> Quartiles:
+        """Return the quartiles of the ratios to ``base``, each taken in one round."""
+        pairs = zip(self.seconds[name], self.seconds[base], strict=True)
+        return Quartiles(
+            *statistics.quantiles([mine / other for mine, other in pairs], n=4)
         )
-        return low, median, high
 
 
 def measure(
@@ -56,8 +65,15 @@ def measure(
     effort: Effort,
     others: Iterable[str] = (),
 ) -> list[Result]:
-    """Measure the workloads: the contender of the row, and all the ``others``."""
-    results = [Result(workload, database) for workload in workloads]
+    """Measure the workloads: the contender of the row, and the ``others``.
+
+    Rows that mean nothing in this database are left out, and, from each row, those of
+    the others that cannot do it.
+    """
+    backend = make_url(database).get_backend_name()
+    results = [
+        Result(each, database) for each in workloads if each.backend in (None, backend)
+    ]
     names = dict.fromkeys(
         [FLOOR, NOISE, *(each.workload.contender for each in results), *others]
     )
@@ -70,14 +86,20 @@ def measure(
                 stack.callback(worker.close)
                 workers[name] = worker
             for result in results:
-                here = dict.fromkeys([FLOOR, NOISE, result.workload.contender, *others])
+                own = result.workload.contender
+                # What another contender is measured for is a row of its own.
+                rivals = others if own == "sessions" else ()
+                here = dict.fromkeys([FLOOR, NOISE, own, *rivals])
                 _take_turns(result, {name: workers[name] for name in here}, effort)
     return results
 
 
 def _take_turns(result: Result, workers: dict[str, Worker], effort: Effort) -> None:
-    for worker in workers.values():
-        worker.prepare(result.workload)
+    workers = {
+        name: worker
+        for name, worker in workers.items()
+        if worker.prepare(result.workload)
+    }
     result.costs = {name: worker.costs() for name, worker in workers.items()}
     bodies = {name: costs.body for name, costs in result.costs.items()}
     if len(set(bodies.values())) > 1:

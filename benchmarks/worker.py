@@ -7,12 +7,18 @@ import io
 import multiprocessing
 import sys
 import warnings
+from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .contenders import make
+from sqlalchemy import make_url
+
+from .contenders import contender_class
 from .workloads import Workload
+
+if TYPE_CHECKING:
+    from .contenders.base import Contender
 
 __all__ = ["Costs", "Worker"]
 
@@ -28,8 +34,16 @@ class Costs(NamedTuple):
 
     @property
     def statements(self) -> int:
-        """The number of statements, without the ends of transactions."""
-        return sum(word not in ("COMMIT", "ROLLBACK") for word in self.sql)
+        """The number of statements that are about data."""
+        return sum(word not in _OF_TRANSACTIONS for word in self.sql)
+
+    @property
+    def trips(self) -> int:
+        """The number of round trips: the beginnings and ends of transactions, too."""
+        return len(self.sql)
+
+
+_OF_TRANSACTIONS = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
 
 
 class Worker:
@@ -46,9 +60,13 @@ class Worker:
         self._process.start()
         connection.close()
 
-    def prepare(self, workload: Workload) -> None:
-        """Make an application that does the workload, and a session for it."""
-        self._ask("prepare", workload)
+    def prepare(self, workload: Workload) -> bool:
+        """Make an application that does the workload, and a session for it.
+
+        Return false if the contender cannot do it.
+        """
+        can: bool = self._ask("prepare", workload)
+        return can
 
     def costs(self) -> Costs:
         """Do one request, and count. The function calls are those of Python code."""
@@ -62,7 +80,8 @@ class Worker:
 
     def close(self) -> None:
         """Clean up, and end the process."""
-        self._ask("close")
+        if self._process.is_alive():  # it has not failed
+            self._ask("close")
         self._process.join()
         self._process.close()
         self._connection.close()
@@ -81,6 +100,8 @@ def _run(connection: Connection, contender: str, url: str) -> None:
     # Not the place to hear of what Pyramid's dependencies deprecate.
     warnings.simplefilter("ignore")
     preparation: _Preparation | None = None
+    kind = contender_class(contender)
+    backend = make_url(url).get_backend_name()
     while True:
         try:
             name, *arguments = connection.recv()
@@ -89,8 +110,12 @@ def _run(connection: Connection, contender: str, url: str) -> None:
         answer = None
         if name in ("prepare", "close") and preparation is not None:
             preparation.contender.close()
+            preparation = None
         if name == "prepare":
-            preparation = _Preparation(contender, url, *arguments)
+            (workload,) = arguments
+            answer = kind.can(workload, backend)
+            if answer:
+                preparation = _Preparation(kind(url, workload))
         elif name != "close":
             answer = getattr(preparation, name)(*arguments)
         connection.send(answer)
@@ -101,8 +126,9 @@ def _run(connection: Connection, contender: str, url: str) -> None:
 class _Preparation:
     """An application that does one workload, and the request that makes it do so."""
 
-    def __init__(self, name: str, url: str, workload: Workload):
-        self.contender = make(name, url, workload)
+    def __init__(self, contender: Contender):
+        self.contender = contender
+        workload = contender.workload
         self._environ = _environ()
         if workload.cookie != "none":
             cookie = _cookie_of(self.contender.application("create"))
@@ -116,7 +142,7 @@ class _Preparation:
         gc.freeze()
 
     def _request(self) -> bytes:
-        return b"".join(self._application(self._environ.copy(), _start_response))
+        return _body(self._application(self._environ.copy(), _start_response))
 
     def costs(self) -> Costs:
         with self.contender.sql() as sql:
@@ -135,7 +161,7 @@ class _Preparation:
         finally:
             sys.setprofile(None)
             gc.enable()
-        return Costs(sql, calls, body)
+        return Costs(_sent(sql), calls, body)
 
     def turn(self, number: int) -> float:
         gc.collect()
@@ -146,6 +172,27 @@ class _Preparation:
         for _ in range(number):
             request()
         return (perf_counter() - start) / number
+
+
+def _body(answer: Iterable[bytes]) -> bytes:
+    """Do what a server does with what the application returns."""
+    try:
+        return b"".join(answer)
+    finally:
+        close = getattr(answer, "close", None)
+        if close is not None:
+            close()
+
+
+def _sent(words: list[str]) -> list[str]:
+    """Leave out transactions without statements: no driver begins these."""
+    sent: list[str] = []
+    for word in words:
+        if word in ("COMMIT", "ROLLBACK") and sent and sent[-1] == "BEGIN":
+            sent.pop()
+        else:
+            sent.append(word)
+    return sent
 
 
 def _environ() -> dict[str, Any]:
@@ -188,7 +235,7 @@ def _cookie_of(application: Any) -> str:
             if name.lower() == "set-cookie"
         )
 
-    list(application(_environ(), start_response))
+    _body(application(_environ(), start_response))
     (cookie,) = cookies
     return cookie
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import NamedTuple
 
-__all__ = ["WORKLOADS", "Workload", "payload"]
+__all__ = ["RIVALRIES", "WORKLOADS", "Rivalry", "Workload", "payload"]
 
 
 class Workload(NamedTuple):
@@ -13,11 +13,15 @@ class Workload(NamedTuple):
 
     ``action`` names the method of a contender that does it. ``model`` says what the
     stored session has besides its data: nothing (``plain``), the id of a user
-    (``userid``), a user who is loaded eagerly (``user``), or the id of a user and a
-    CSRF token (``full``). ``size`` is the length of the pickled data in bytes.
-    ``cookie`` is ``valid``, ``tampered`` or ``none``. ``sql`` and ``target`` are the
-    goals of ``contender``: the SQL statements, and the ratio of its time to the
-    floor's.
+    (``userid``), a user who is loaded eagerly (``user``), the id of a user and a CSRF
+    token (``full``), or an idle timeout that each request extends (``idle``). ``size``
+    is the length of the pickled data in bytes. ``cookie`` is ``valid``, ``tampered`` or
+    ``none``.
+
+    ``sql``, ``extra_trips`` and ``target`` are the goals of ``contender``: the SQL
+    statements, the round trips to the database above those of the floor, and the ratio
+    of its time to the floor's. ``isolation`` is the isolation level if it is not the
+    database's own, ``backend`` the only kind of database where the row means something.
     """
 
     name: str
@@ -29,6 +33,9 @@ class Workload(NamedTuple):
     size: int = 1_000
     cookie: str = "valid"
     contender: str = "sessions"
+    extra_trips: int = 0
+    isolation: str | None = None
+    backend: str | None = None
 
 
 WORKLOADS = (
@@ -41,6 +48,19 @@ WORKLOADS = (
     Workload("write", "write one key", "write", 2, 1.05),
     Workload("assign", "assign the value that is there", "assign", 1, 1.10),
     Workload("create", "create", "create", 1, 1.05, cookie="none"),
+    Workload("idle", "read, idle extension due", "extend", 2, 1.10, "idle"),
+    # Two transactions: see "Idle extensions" in docs/concurrency.rst.
+    Workload(
+        "idle-serializable",
+        "the same at SERIALIZABLE",
+        "extend",
+        2,
+        1.35,
+        "idle",
+        extra_trips=2,
+        isolation="SERIALIZABLE",
+        backend="postgresql",
+    ),
     Workload("user", "read, eagerly loaded user", "read_user", 1, 1.45, "user"),
     Workload("full", "read data, userid, CSRF token", "read_full", 1, 1.05, "full"),
     Workload("tampered", "tampered cookie", "read_missing", 0, 1.06, cookie="tampered"),
@@ -52,6 +72,36 @@ WORKLOADS = (
         0.82,
         contender="sessions-cryptography",
     ),
+)
+
+
+class Rivalry(NamedTuple):
+    """What our time is to be in terms of another contender's, in one row.
+
+    ``target`` without cryptography, ``fast_target`` with it; None where there is none.
+    """
+
+    rival: str
+    workload: str
+    target: float | None
+    fast_target: float | None = None
+
+
+RIVALRIES = (
+    Rivalry("django", "read", 1.00, 0.85),
+    Rivalry("django", "read-20k", 1.00, 0.85),
+    Rivalry("django", "write", 0.70),
+    Rivalry("django", "create", 0.70),
+    Rivalry("litestar", "read", 0.30),
+    Rivalry("litestar", "read-20k", 0.30),
+    Rivalry("flask-session", "read", None, 1.00),
+    Rivalry("flask-session", "read-20k", None, 1.00),
+    Rivalry("flask-session", "untouched", 1.00),
+    Rivalry("flask-session", "write", 1.00),
+    Rivalry("flask-session", "assign", 1.00),
+    Rivalry("flask-session", "create", 1.00),
+    Rivalry("flask-session", "idle", 1.00),
+    Rivalry("flask-session", "tampered", 1.00),
 )
 
 

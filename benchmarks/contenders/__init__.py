@@ -3,35 +3,87 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ..workloads import Workload
     from .base import Contender
 
-__all__ = ["CONTENDERS", "make"]
+__all__ = ["CONTENDERS", "OTHERS", "contender_class", "why_not"]
+
+
+def _redis_answers() -> bool:
+    from .redis_sessions import redis_answers
+
+    return redis_answers()
 
 
 class _Entry(NamedTuple):
+    label: str
     place: str
+    needs: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    server: tuple[str, Callable[[], bool]] | None = None
 
 
-#: Where the class of each is, and the packages that it must not find.
+#: What heads the column of each, where its class is, the packages that it needs, those
+#: that it must not find, and the server that it needs besides the database.
 CONTENDERS = {
-    "floor": _Entry("floor.Floor", without=("cryptography",)),
-    "sessions": _Entry("sessions.Sessions", without=("cryptography",)),
-    "sessions-cryptography": _Entry("sessions.Sessions"),
+    "floor": _Entry("floor", "floor.Floor", without=("cryptography",)),
+    "sessions": _Entry("ours", "sessions.Sessions", without=("cryptography",)),
+    "sessions-cryptography": _Entry(
+        "ours+c.", "sessions.Sessions", needs=("cryptography",)
+    ),
+    "signed-cookie": _Entry("cookie", "signed_cookie.SignedCookie"),
+    "pyramid_session_redis": _Entry(
+        "Redis",
+        "redis_sessions.RedisSessions",
+        needs=("pyramid_session_redis",),
+        server=("Redis", _redis_answers),
+    ),
+    "django": _Entry(
+        "Django",
+        "django_sessions.DjangoSessions",
+        needs=("django",),
+        # It would prefer this to psycopg2, which the others have.
+        without=("psycopg",),
+    ),
+    "flask-session": _Entry(
+        "Flask-S.",
+        "flask_sessions.FlaskSessions",
+        needs=("flask_session", "flask_sqlalchemy"),
+    ),
+    "litestar": _Entry(
+        "Litestar",
+        "litestar_sessions.LitestarSessions",
+        needs=("litestar", "advanced_alchemy"),
+    ),
 }
 
+#: Those that ours is compared with, unless the command line names others.
+OTHERS = tuple(name for name in CONTENDERS if name not in ("floor", "sessions"))
 
-def make(name: str, url: str, workload: Workload) -> Contender:
-    """Make a contender: in a process of its own, as it may hide packages."""
+
+def why_not(name: str) -> str | None:
+    """Say why a contender cannot take part here; None if it can."""
+    entry = CONTENDERS[name]
+    missing = [each for each in entry.needs if find_spec(each) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    if entry.server is not None:
+        server, answers = entry.server
+        if not answers():
+            return f"no {server} answers"
+    return None
+
+
+def contender_class(name: str) -> type[Contender]:
+    """Return the class: in a process of its own, as this may hide packages there."""
     entry = CONTENDERS[name]
     for package in entry.without:
         sys.modules[package] = None  # type: ignore[assignment]
-    module, _, name = entry.place.partition(".")
-    contender_class = getattr(import_module(f".{module}", __name__), name)
-    contender: Contender = contender_class(url, workload)
-    return contender
+    module, _, class_name = entry.place.partition(".")
+    found: type[Contender] = getattr(import_module(f".{module}", __name__), class_name)
+    return found

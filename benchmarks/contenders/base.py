@@ -1,28 +1,37 @@
-"""What a contender is, and what those that are made with Pyramid have in common."""
+"""What a contender is, and what those that are made alike have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from typing import Any
 
 import zope.sqlalchemy
 from pyramid.config import Configurator
-from sqlalchemy import MetaData, create_engine, event
+from sqlalchemy import Engine, MetaData, create_engine, event
 from sqlalchemy.orm import sessionmaker
 
 from ..workloads import Workload, payload
 
-__all__ = ["Contender", "PyramidContender"]
+__all__ = [
+    "TIMEOUT",
+    "Contender",
+    "DictContender",
+    "PyramidContender",
+    "do_not_wait_for_the_disk",
+    "sql_of",
+]
+
+#: The idle timeout, in seconds, where there is one.
+TIMEOUT = 3600
 
 
 class Contender:
     """An application that does the actions which the workloads name.
 
     ``create`` is one of them: its response sets the cookie of a session that has
-    ``self.data`` and what ``workload.model`` says. A contender that cannot do an
-    action leaves it out.
+    ``self.data`` and what ``workload.model`` says.
     """
 
     def __init__(self, url: str, workload: Workload):
@@ -31,12 +40,19 @@ class Contender:
         self.data = payload(workload.size)
         self.numbers = count(1)  # what the workload "write" writes
 
+    @classmethod
+    def can(cls, workload: Workload, backend: str) -> bool:
+        """Tell whether it can do the workload in such a database.
+
+        By default it can do each action that it has a method for.
+        """
+        return hasattr(cls, workload.action)
+
     def application(self, action: str) -> Any:
         """Return a WSGI application whose only view does the action."""
         raise NotImplementedError
 
-    @contextmanager
-    def sql(self) -> Iterator[list[str]]:
+    def sql(self) -> AbstractContextManager[list[str]]:
         """Collect the first words of what is sent to the database meanwhile."""
         raise NotImplementedError
 
@@ -44,17 +60,57 @@ class Contender:
         """Remove what was made in the database."""
 
 
-class PyramidContender(Contender):
-    """An application with pyramid_tm, and a dbsession made as in the cookiecutter.
+class DictContender(Contender):
+    """The actions that every session can do which is a dict: ``request.session``."""
 
-    An action is a method that is used as a view.
-    """
+    @classmethod
+    def can(cls, workload: Workload, backend: str) -> bool:
+        return (
+            workload.model in ("plain", "idle")
+            and workload.isolation is None
+            and super().can(workload, backend)
+        )
+
+    @property
+    def extends(self) -> bool:
+        """Whether each request extends the idle timeout."""
+        return self.workload.model == "idle"
+
+    def untouched(self, request: Any) -> str:
+        return "ok"
+
+    def read(self, request: Any) -> str:
+        value: str = request.session["key"]
+        return value
+
+    extend = read
+
+    def read_missing(self, request: Any) -> str:
+        return f"{request.session.get('key')}"
+
+    def write(self, request: Any) -> str:
+        request.session["counter"] = next(self.numbers)
+        return "ok"
+
+    def assign(self, request: Any) -> str:
+        request.session["key"] = "value"
+        return "value"
+
+    def create(self, request: Any) -> str:
+        request.session.update(self.data)
+        return "ok"
+
+
+class PyramidContender(Contender):
+    """An application with pyramid_tm, and a dbsession made as in the cookiecutter."""
 
     def __init__(self, url: str, workload: Workload, metadata: MetaData):
         super().__init__(url, workload)
-        self.engine = create_engine(url)
-        if self.engine.dialect.name == "sqlite":
-            event.listen(self.engine, "connect", _do_not_wait_for_the_disk)
+        options = {}
+        if workload.isolation is not None:
+            options["isolation_level"] = workload.isolation
+        self.engine = create_engine(url, **options)
+        do_not_wait_for_the_disk(self.engine)
         self.metadata = metadata
         metadata.create_all(self.engine)
 
@@ -78,46 +134,57 @@ class PyramidContender(Contender):
         config.add_request_method(dbsession, reify=True)
         self.configure(config)
         config.add_route("view", "/")
-        config.add_view(getattr(self, action), route_name="view")
+        config.add_view(self.view(action), route_name="view")
         return config.make_wsgi_app()
 
     def configure(self, config: Configurator) -> None:
         """Add what the contender adds to the application."""
 
-    @contextmanager
-    def sql(self) -> Iterator[list[str]]:
-        words: list[str] = []
+    def view(self, action: str) -> Any:
+        """Return the view that does the action: the method itself."""
+        return getattr(self, action)
 
-        def statement(
-            connection: Any, cursor: Any, statement: str, *arguments: Any
-        ) -> None:
-            words.append(statement.split()[0].upper())
-
-        def end(word: str) -> Any:
-            return lambda connection, *arguments: words.append(word)
-
-        listeners = [("before_cursor_execute", statement)] + [
-            (name, end(name.upper().replace("_", " ")))
-            for name in (
-                "commit",
-                "rollback",
-                "savepoint",
-                "release_savepoint",
-                "rollback_savepoint",
-            )
-        ]
-        for name, listener in listeners:
-            event.listen(self.engine, name, listener)
-        try:
-            yield words
-        finally:
-            for name, listener in listeners:
-                event.remove(self.engine, name, listener)
+    def sql(self) -> AbstractContextManager[list[str]]:
+        return sql_of(self.engine)
 
     def close(self) -> None:
         self.metadata.drop_all(self.engine)
         self.engine.dispose()
 
 
-def _do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
-    connection.execute("PRAGMA synchronous = OFF")
+@contextmanager
+def sql_of(engine: Engine) -> Iterator[list[str]]:
+    """Collect the first words of what the engine sends to the database meanwhile."""
+    words: list[str] = []
+
+    def statement(
+        connection: Any, cursor: Any, statement: str, *arguments: Any
+    ) -> None:
+        words.append(statement.split()[0].upper())
+
+    def end(word: str) -> Any:
+        return lambda connection: words.append(word)
+
+    listeners = [
+        ("before_cursor_execute", statement),
+        *((name, end(name.upper())) for name in ("begin", "commit", "rollback")),
+    ]
+    for name, listener in listeners:
+        event.listen(engine, name, listener)
+    try:
+        yield words
+    finally:
+        for name, listener in listeners:
+            event.remove(engine, name, listener)
+
+
+def do_not_wait_for_the_disk(engine: Engine) -> None:
+    """Let SQLite leave the writing to the operating system."""
+
+    def on_connect(connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA synchronous = OFF")
+        cursor.close()
+
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", on_connect)

@@ -7,6 +7,7 @@ import secrets
 import time
 import uuid
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from itertools import count
 from typing import Any
 
 import zope.sqlalchemy
@@ -31,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql import LONGBLOB
 
 from ..workloads import Workload
-from .base import PyramidContender
+from .base import TIMEOUT, PyramidContender
 
 __all__ = ["Floor"]
 
@@ -56,6 +57,12 @@ class Floor(PyramidContender):
         self.select = select(*columns).select_from(source).where(is_row)
         self.update = update(table).where(is_row)
         self.insert = insert(table)
+        if workload.model == "idle":
+            expire = bindparam("expire")
+            self.extension = self.update.where(table.c.idle_expire < expire).values(
+                idle_expire=expire
+            )
+        self.clock = count(int(time.time()))  # so that each request has to extend
 
     def _open(self, request: Any) -> uuid.UUID:
         value = request.environ["HTTP_COOKIE"].partition("=")[2]
@@ -109,6 +116,14 @@ class Floor(PyramidContender):
 
     assign = read
 
+    def extend(self, request: Any) -> Response:
+        row = self._row(request)
+        dbsession = request.dbsession
+        values = {"row": row.id, "expire": next(self.clock) + TIMEOUT}
+        dbsession.execute(self.extension, values)
+        zope.sqlalchemy.mark_changed(dbsession)
+        return Response(pickle.loads(row.data)["key"])
+
     def create(self, request: Any) -> Response:
         key = uuid.uuid4()
         row = {
@@ -118,7 +133,9 @@ class Floor(PyramidContender):
             "data": pickle.dumps(self.data, 4),
             "flash": {},
         }
-        if self.model != "plain":
+        if self.model == "idle":
+            row["idle_expire"] = next(self.clock) + TIMEOUT
+        elif self.model != "plain":
             row["userid"] = 1
         if self.model == "full":
             row["csrf_token"] = secrets.token_bytes(20)
@@ -155,6 +172,8 @@ def _tables(metadata: MetaData, model: str) -> tuple[Table, Table | None]:
             Column("name", String(40), nullable=False),
         )
         table.append_column(Column("userid", ForeignKey(users.c.id)))
+    elif model == "idle":
+        table.append_column(Column("idle_expire", BigInteger))
     elif model != "plain":
         table.append_column(Column("userid", Integer))
     if model == "full":

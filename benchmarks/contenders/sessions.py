@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from pyramid.config import Configurator
 from pyramid.response import Response
@@ -18,12 +22,14 @@ from sqlalchemy.orm import (
 from pyramid_sqlalchemy_sessions import (
     BaseMixin,
     CSRFMixin,
+    IdleMixin,
     UseridMixin,
     generate_secret_key,
 )
+from pyramid_sqlalchemy_sessions import config as sessions_config
 
 from ..workloads import Workload
-from .base import PyramidContender
+from .base import TIMEOUT, PyramidContender
 
 __all__ = ["Sessions"]
 
@@ -36,6 +42,12 @@ class Sessions(PyramidContender):
         self.model, user_class = _models(metadata, workload.model)
         super().__init__(url, workload, metadata)
         self.secret_key = generate_secret_key()
+        # The clock goes on by a second whenever it is looked at, so that each request
+        # has to extend: the idle timeout is in whole seconds.
+        hurried = SimpleNamespace(time=count(int(time.time())).__next__)
+        self.clock = mock.patch.object(sessions_config, "time", hurried)
+        if workload.model == "idle":
+            self.clock.start()
         if user_class is not None:
             with Session(self.engine) as dbsession:
                 dbsession.add(user_class(id=1, name="name"))
@@ -45,13 +57,21 @@ class Sessions(PyramidContender):
         config.add_settings(
             {"session.secret_key": self.secret_key, "session.model_class": self.model}
         )
+        if self.workload.model == "idle":
+            config.add_settings({"session.idle_timeout": TIMEOUT})
         config.include("pyramid_sqlalchemy_sessions")
+
+    def close(self) -> None:
+        self.clock.stop()
+        super().close()
 
     def untouched(self, request: Any) -> Response:
         return Response("ok")
 
     def read(self, request: Any) -> Response:
         return Response(request.session["key"])
+
+    extend = read
 
     def read_missing(self, request: Any) -> Response:
         return Response(f"{request.session.get('key')}")
@@ -79,7 +99,7 @@ class Sessions(PyramidContender):
     def create(self, request: Any) -> Response:
         session = request.session
         session.update(self.data)
-        if self.workload.model != "plain":
+        if self.workload.model not in ("plain", "idle"):
             session.userid = 1
         if self.workload.model == "full":
             session.new_csrf_token()
@@ -103,6 +123,13 @@ def _models(metadata: MetaData, model: str) -> tuple[type, type | None]:
             __tablename__ = "session"
 
         return UseridSession, None
+
+    if model == "idle":
+
+        class IdleSession(IdleMixin, BaseMixin, Base):
+            __tablename__ = "session"
+
+        return IdleSession, None
 
     if model == "full":
 

@@ -1,0 +1,75 @@
+"""pyramid_session_redis: the sessions are in Redis."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from pyramid.config import Configurator
+from pyramid.response import Response
+from sqlalchemy import MetaData
+
+from ..workloads import Workload
+from .base import TIMEOUT, DictContender, PyramidContender
+
+__all__ = ["RedisSessions", "redis_answers"]
+
+_URL = "redis://127.0.0.1:6379/0"
+
+
+class RedisSessions(DictContender, PyramidContender):
+    """Redis on this machine, whose keys get a prefix of their own."""
+
+    def __init__(self, url: str, workload: Workload):
+        super().__init__(url, workload, MetaData())
+        self.prefix = f"benchmark_{secrets.token_hex(4)}:"
+        self.settings = {
+            "redis.sessions.secret": secrets.token_hex(64),
+            "redis.sessions.redis_url": _URL,
+            "redis.sessions.prefix": self.prefix,
+            "redis.sessions.timeout": TIMEOUT if self.extends else 0,
+        }
+
+    def configure(self, config: Configurator) -> None:
+        config.add_settings(self.settings)
+        config.include("pyramid_session_redis")
+
+    def view(self, action: str) -> Any:
+        act = getattr(self, action)
+        return lambda request: Response(act(request))
+
+    @contextmanager
+    def sql(self) -> Iterator[list[str]]:
+        """Collect the names of the commands: what is in one pipeline is one trip."""
+        words: list[str] = []
+        send = redis.Connection.send_packed_command
+
+        def counted(connection: Any, command: Any, *arguments: Any, **kw: Any) -> None:
+            parts = command if isinstance(command, list) else [command]
+            words.append(b"".join(map(bytes, parts)).split(b"\r\n")[2].decode("ascii"))
+            send(connection, command, *arguments, **kw)
+
+        redis.Connection.send_packed_command = counted  # type: ignore[method-assign]
+        try:
+            yield words
+        finally:
+            redis.Connection.send_packed_command = send  # type: ignore[method-assign]
+
+    def close(self) -> None:
+        with redis.Redis.from_url(_URL) as client:
+            for key in client.scan_iter(f"{self.prefix}*", count=1000):
+                client.unlink(key)
+        super().close()
+
+
+def redis_answers() -> bool:
+    """Tell whether there is a Redis."""
+    with redis.Redis.from_url(_URL, socket_connect_timeout=2) as client:
+        try:
+            client.ping()
+        except redis.RedisError:
+            return False
+    return True
