@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Aside"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 

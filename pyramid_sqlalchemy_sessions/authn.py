@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyramid.authentication import CallbackAuthenticationPolicy
 from pyramid.interfaces import IAuthenticationPolicy
 from zope.interface import implementer
+
+# Pyramid has no types.
+if TYPE_CHECKING:
+
+    class CallbackAuthenticationPolicy:
+        def authenticated_userid(self, request: Any) -> Any: ...
+        def effective_principals(self, request: Any) -> list[Any]: ...
+
+else:
+    from pyramid.authentication import CallbackAuthenticationPolicy
 
 __all__ = ["UserSessionAuthenticationHelper", "UserSessionAuthenticationPolicy"]
 
 
 @implementer(IAuthenticationPolicy)
-class UserSessionAuthenticationPolicy(CallbackAuthenticationPolicy):  # type: ignore[misc]
+class UserSessionAuthenticationPolicy(CallbackAuthenticationPolicy):
     """Keep the user's id in ``request.session.userid``. The model needs UseridMixin.
 
     ``callback(userid, request)`` returns the user's principals, None if there is no

@@ -19,7 +19,7 @@ from .session import SessionFactory, session_factory_from_settings
 
 __all__ = ["PREFIX", "factory_of", "make_parser", "run", "summary"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 PREFIX = "session."
 

@@ -30,7 +30,7 @@ __all__ = (
     "refuse_unknown_settings",
 )
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 _KEY_SIZES = (16, 24, 32)
 # Base64 text of 16, 24 or 32 bytes; the padding may be missing.

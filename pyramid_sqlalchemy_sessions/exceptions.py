@@ -1,6 +1,14 @@
 """The errors of the library."""
 
-import pyramid.exceptions
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+# Pyramid has no types.
+if TYPE_CHECKING:
+    _ConfigurationError = Exception
+else:
+    from pyramid.exceptions import ConfigurationError as _ConfigurationError
 
 __all__ = (
     "ConfigurationError",
@@ -12,8 +20,7 @@ __all__ = (
 )
 
 
-# Pyramid has no types.
-class ConfigurationError(pyramid.exceptions.ConfigurationError):  # type: ignore[misc]
+class ConfigurationError(_ConfigurationError):
     """Raised at start-up when a setting, the secret or the model cannot work.
 
     Correct what the message names: it says what was given (never a secret) and what

@@ -20,7 +20,7 @@ from .host import dbsession_of
 
 __all__ = ["main"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

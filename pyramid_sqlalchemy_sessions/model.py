@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+import uuid
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import JSON, BigInteger, Integer, LargeBinary, Uuid
 from sqlalchemy.dialects.mysql import LONGBLOB
-from sqlalchemy.orm import declared_attr, mapped_column, registry
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column, registry
 
 from .exceptions import ConfigurationError
 from .features.absolute import AbsoluteMixin, ConfigAbsoluteMixin
@@ -62,6 +63,12 @@ class BaseMixin:
     Rows are inserted without making an object of the class: columns of the model's
     own need a default or must be nullable.
     """
+
+    if TYPE_CHECKING:
+        id: Mapped[uuid.UUID]
+        created: Mapped[int]
+        flash: Mapped[Any]
+        version: Mapped[int]
 
     id = mapped_column(Uuid, primary_key=True)
     #: When the session was made, in seconds since the epoch.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["is_heard", "send", "send_of", "tell", "tell_of"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 #: Where a dbsession keeps its outbox.
 _KEY = "pyramid_sqlalchemy_sessions.outbox"

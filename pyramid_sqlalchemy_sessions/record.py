@@ -58,9 +58,9 @@ class Document:
     )
 
     def __init__(self, name: str, raw: Any, is_json: bool):
-        self.name = name
-        self.raw = raw
-        self.is_json = is_json
+        self.name: str = name
+        self.raw: Any = raw
+        self.is_json: bool = is_json
         self._value: dict[Any, Any] | None = None
         self._touched = False
         self._exposed = False
@@ -244,35 +244,36 @@ class Record:
         dbsession: Any = None,
         instance: Any = None,
     ):
-        self.config = config
-        self.dbsession = dbsession  # the one to store it with
+        self.config: SessionConfig = config
+        self.dbsession: Any = dbsession  # the one to store it with
         # What the row was before changes that are in ``loaded``, but may be taken back.
         self.origin: dict[str, Any] | None = None
         self.phase: Phase | None = None  # when it was changed, outside of a transaction
-        self.instance = instance  # the mapped object, if that was loaded with it
-        self.loaded = self.stored = loaded
+        self.instance: Any = instance  # the mapped object, if that was loaded with it
+        self.loaded: dict[str, Any] | None = loaded
+        self.stored: dict[str, Any] | None = loaded
         table = config.table
         values: dict[str, Any]
         if loaded is None:
             values = dict.fromkeys(table.scalars)
             values["created"] = config.clock()
             values["version"] = 0
-            self.data = Document("data", None, table.data_is_json)
-            self.flash = Document("flash", None, True)
+            self.data: Document = Document("data", None, table.data_is_json)
+            self.flash: Document = Document("flash", None, True)
         else:
             values = {name: loaded[name] for name in table.scalars}
             self.data = Document("data", loaded["data"], table.data_is_json)
             self.flash = Document("flash", loaded["flash"], True)
-        self.values = values
-        self.deleted = False
+        self.values: dict[str, Any] = values
+        self.deleted: bool = False
         self.cause: str | None = None  # of that, for events, if it was no logout
         self.successor: Record | None = None  # of the new session, after invalidate()
         self.rotated: set[str] = set()  # columns with new secrets, if there is a new id
-        self.forced = False
-        self.pending = False  # there may be something to store
-        self.active = False  # somebody called a method that changes something
+        self.forced: bool = False
+        self.pending: bool = False  # there may be something to store
+        self.active: bool = False  # somebody called a method that changes something
         self.extension: int | None = None  # what idle_expire is to become
-        self.is_extended = False
+        self.is_extended: bool = False
         self._settings: DefaultSettings | None = None
         if loaded is None:
             self.settings = config.settings

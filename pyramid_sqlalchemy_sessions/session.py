@@ -16,7 +16,7 @@ from .features.csrf import CSRF, TOKEN_SIZE, new_token
 from .features.userid import Userid
 from .record import Record, json_text
 from .serializer import Serializer
-from .settings import SessionSettings
+from .settings import DefaultSettings, SessionSettings
 from .unit import watch_dbsessions
 from .visit import Visit
 
@@ -315,8 +315,8 @@ class SessionFactory:
 
     def __init__(self, config: SessionConfig):
         self._config = config
-        self.model_class = config.table.model_class
-        self.settings = config.settings
+        self.model_class: type[Any] = config.table.model_class
+        self.settings: DefaultSettings = config.settings
         self._cookie_name = config.settings.cookie_name
 
     @property

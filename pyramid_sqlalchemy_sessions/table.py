@@ -67,10 +67,12 @@ class Table:
         mapper = _mapper_of(model_class)
         names = tuple(names)
         columns = {name: _column(mapper, name) for name in names}
-        self.model_class = model_class
-        self.mapper = mapper
-        self.scalars = tuple(name for name in names if name not in DOCUMENTS)
-        self.data_is_json = isinstance(columns["data"].type, JSON)
+        self.model_class: type[Any] = model_class
+        self.mapper: Mapper[Any] = mapper
+        self.scalars: tuple[str, ...] = tuple(
+            name for name in names if name not in DOCUMENTS
+        )
+        self.data_is_json: bool = isinstance(columns["data"].type, JSON)
         if columns["id"].type.python_type is not uuid.UUID:
             raise ConfigurationError(
                 f"the column 'id' of the model {model_class.__qualname__} must be of"

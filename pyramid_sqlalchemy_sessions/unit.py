@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Unit", "watch_dbsessions"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 #: Where a transaction and a dbsession keep the unit.
 _KEY = "pyramid_sqlalchemy_sessions"
@@ -43,18 +43,18 @@ class Unit:
     """
 
     def __init__(self, manager: Any, transaction: Any):
-        self.transaction_manager = manager
-        self.transaction = transaction
-        self.was_doomed = transaction.isDoomed()
-        self.is_open = True
+        self.transaction_manager: Any = manager
+        self.transaction: Any = transaction
+        self.was_doomed: bool = transaction.isDoomed()
+        self.is_open: bool = True
         # By model and id; the hash of an int is cheaper than that of a UUID.
         self._records: dict[tuple[type, int], Record] = {}
         self._new_records: list[Record] = []
         self._visits: list[Visit] = []
         self._dbsessions: list[Session] = []
         self._nested: dict[SessionTransaction, tuple[Any, ...] | None] = {}
-        self.is_busy = False  # there may be something to do at the commit
-        self.is_written = False
+        self.is_busy: bool = False  # there may be something to do at the commit
+        self.is_written: bool = False
         self._will_join = False
         self._failure: Exception | None = None
         self._wrote_in: list[SessionTransaction] = []

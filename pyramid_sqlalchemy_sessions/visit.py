@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Visit"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 #: What is staged for the cookie when it has to go.
 _DELETE = ""
@@ -99,15 +99,15 @@ class Visit:
     )
 
     def __init__(self, config: SessionConfig, request: Any):
-        self.config = config
-        self.request = request
+        self.config: SessionConfig = config
+        self.request: Any = request
         self._dbsession: DBSession | None = None
         reading = config.cookie.read(request)
         self._tickets = reading.tickets
-        self.now = config.clock()
-        self.ticket = _NO_TICKET  # what the session in force was found with
+        self.now: int = config.clock()
+        self.ticket: Ticket = _NO_TICKET  # what the session in force was found with
         self.reissue: Ticket | None = None  # to be sent, if the transaction commits
-        self.is_to_resend = False  # the cookie, so that it lasts longer
+        self.is_to_resend: bool = False  # the cookie, so that it lasts longer
         self._settings = config.settings  # those of the session in force
         self._events: list[Any] = []  # to be sent as soon as there is a record
         self._expired: dict[uuid.UUID, SessionExpiredEvent] = {}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import BigInteger, ColumnElement
-from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from ..cookie import Ticket
 from ..feature import Feature, Verdict
@@ -23,6 +23,9 @@ class AbsoluteMixin:
 class ConfigAbsoluteMixin(AbsoluteMixin):
     """Let each session have its own absolute timeout. NULL: none."""
 
+    if TYPE_CHECKING:
+        absolute_expire: Mapped[int | None]
+
     #: The last second of the session.
     absolute_expire = mapped_column(BigInteger)
 
@@ -30,7 +33,7 @@ class ConfigAbsoluteMixin(AbsoluteMixin):
 class Absolute(Feature):
     """However much a session is used, it ends."""
 
-    mixin = AbsoluteMixin
+    mixin: ClassVar[type] = AbsoluteMixin
     cause = "absolute"
     columns: ClassVar[tuple[str, ...]] = ()
 
@@ -55,8 +58,8 @@ class ConfigAbsolute(Absolute):
     """The same, with the end that the session has."""
 
     mixin = ConfigAbsoluteMixin
-    columns = ("absolute_expire",)
-    settings = ("absolute_timeout",)
+    columns: ClassVar[tuple[str, ...]] = ("absolute_expire",)
+    settings: ClassVar[tuple[str, ...]] = ("absolute_timeout",)
 
     def own_settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
         expire = values["absolute_expire"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import String
-from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from ..feature import Feature
 from ..record import Record
@@ -22,6 +22,9 @@ class ClientAddressMixin:
     IPv4 address, or the first ``client_address_prefix6`` of an IPv6 address:
     ``192.0.2.0/24``, ``2001:db8:5::/48``. NULL: there was no address.
     """
+
+    if TYPE_CHECKING:
+        client_address: Mapped[str | None]
 
     # An IPv6 address has up to 39 characters, and a prefix up to 4.
     client_address = mapped_column(String(43))

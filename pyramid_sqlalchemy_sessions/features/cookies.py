@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
 from sqlalchemy import Boolean, Integer, String
-from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from ..feature import Feature
 
@@ -16,6 +18,13 @@ class ConfigCookieMixin:
     ``cookie_secure`` NULL stands for ``auto``.
     """
 
+    if TYPE_CHECKING:
+        cookie_max_age: Mapped[int | None]
+        cookie_path: Mapped[str | None]
+        cookie_domain: Mapped[str | None]
+        cookie_secure: Mapped[bool | None]
+        cookie_httponly: Mapped[bool | None]
+
     cookie_max_age = mapped_column(Integer)
     cookie_path = mapped_column(String(255))
     cookie_domain = mapped_column(String(255))
@@ -27,10 +36,11 @@ class ConfigCookie(Feature):
     """The cookie is sent with the attributes that the session has."""
 
     mixin = ConfigCookieMixin
-    columns = settings = (
+    settings: ClassVar[tuple[str, ...]] = (
         "cookie_max_age",
         "cookie_path",
         "cookie_domain",
         "cookie_secure",
         "cookie_httponly",
     )
+    columns: ClassVar[tuple[str, ...]] = settings

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import LargeBinary
-from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from ..feature import Feature
 from ..record import Record
@@ -29,6 +29,9 @@ class CSRFMixin:
     would make Alembic's ``check`` report a difference on MariaDB for ever.
     """
 
+    if TYPE_CHECKING:
+        csrf_token: Mapped[bytes | None]
+
     csrf_token = mapped_column(LargeBinary)
 
 
@@ -36,7 +39,7 @@ class CSRF(Feature):
     """A session that has a token is worth storing; a rotated one gets another."""
 
     mixin = CSRFMixin
-    columns = ("csrf_token",)
+    columns: ClassVar[tuple[str, ...]] = ("csrf_token",)
 
     def is_empty(self, record: Record) -> bool:
         return record.values["csrf_token"] is None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import BigInteger, ColumnElement, Integer, case
-from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from ..cookie import Ticket
 from ..exceptions import InconsistentDataError
@@ -22,12 +22,21 @@ __all__ = ["ConfigIdle", "ConfigIdleMixin", "Idle", "IdleMixin"]
 class IdleMixin:
     """Let sessions end when they have not been used for ``idle_timeout`` seconds."""
 
+    if TYPE_CHECKING:
+        idle_expire: Mapped[int | None]
+
     #: The last second of the session, unless it is used before.
     idle_expire = mapped_column(BigInteger)
 
 
 class ConfigIdleMixin(IdleMixin):
     """Let each session have its own idle timeout. NULL: none."""
+
+    if TYPE_CHECKING:
+        idle_timeout: Mapped[int | None]
+        extension_delay: Mapped[int | None]
+        extension_chance: Mapped[int | None]
+        extension_deadline: Mapped[int | None]
 
     idle_timeout = mapped_column(Integer)
     extension_delay = mapped_column(Integer)
@@ -38,7 +47,7 @@ class ConfigIdleMixin(IdleMixin):
 class Idle(Feature):
     """Whoever uses a session extends it: a write always, a read now and then."""
 
-    mixin = IdleMixin
+    mixin: ClassVar[type] = IdleMixin
     cause = "idle"
     columns: ClassVar[tuple[str, ...]] = ("idle_expire",)
 
@@ -98,13 +107,13 @@ class ConfigIdle(Idle):
     """The same, with the timeout that the session has."""
 
     mixin = ConfigIdleMixin
-    settings = (
+    settings: ClassVar[tuple[str, ...]] = (
         "idle_timeout",
         "extension_delay",
         "extension_chance",
         "extension_deadline",
     )
-    columns = ("idle_expire", *settings)
+    columns: ClassVar[tuple[str, ...]] = ("idle_expire", *settings)
 
     def expired(
         self,

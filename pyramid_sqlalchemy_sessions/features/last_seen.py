@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from sqlalchemy import BigInteger
-from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from ..feature import Change, Feature
 from ..record import Record
@@ -19,6 +19,9 @@ class LastSeenMixin:
 
     The column ``last_seen`` is in seconds since the epoch.
     """
+
+    if TYPE_CHECKING:
+        last_seen: Mapped[int | None]
 
     last_seen = mapped_column(BigInteger)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hmac
 import uuid
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import BigInteger, Integer, Uuid
-from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from ..cookie import Ticket
 from ..exceptions import InconsistentDataError
@@ -21,6 +21,13 @@ __all__ = ["ConfigRenewal", "ConfigRenewalMixin", "Renewal", "RenewalMixin"]
 
 class RenewalMixin:
     """Let the cookie of a session be renewed every ``renewal_timeout`` seconds."""
+
+    if TYPE_CHECKING:
+        renewal_id: Mapped[uuid.UUID | None]
+        renewal_next: Mapped[uuid.UUID | None]
+        renewal_previous: Mapped[uuid.UUID | None]
+        renewed: Mapped[int | None]
+        renewal_tried: Mapped[int | None]
 
     #: What the cookie carries besides the session's id.
     renewal_id = mapped_column(Uuid)
@@ -37,6 +44,10 @@ class RenewalMixin:
 class ConfigRenewalMixin(RenewalMixin):
     """Let each session have its own renewal timeout. NULL: none."""
 
+    if TYPE_CHECKING:
+        renewal_timeout: Mapped[int | None]
+        renewal_try_every: Mapped[int | None]
+
     renewal_timeout = mapped_column(Integer)
     renewal_try_every = mapped_column(Integer)
 
@@ -48,7 +59,7 @@ class Renewal(Feature):
     brings the candidate; that request completes the renewal.
     """
 
-    mixin = RenewalMixin
+    mixin: ClassVar[type] = RenewalMixin
     columns: ClassVar[tuple[str, ...]] = (
         "renewal_id",
         "renewal_next",
@@ -151,8 +162,8 @@ class ConfigRenewal(Renewal):
     """The same, with the timeout that the session has."""
 
     mixin = ConfigRenewalMixin
-    settings = ("renewal_timeout", "renewal_try_every")
-    columns = (*Renewal.columns, *settings)
+    settings: ClassVar[tuple[str, ...]] = ("renewal_timeout", "renewal_try_every")
+    columns: ClassVar[tuple[str, ...]] = (*Renewal.columns, *settings)
 
 
 def _require(values: Mapping[str, Any], name: str, other: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import String
-from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from ..feature import Feature
 from ..record import Record
@@ -20,6 +20,9 @@ class UserAgentMixin:
     of the column. NULL: it says nothing. A model that wants more or less declares the
     column anew.
     """
+
+    if TYPE_CHECKING:
+        user_agent: Mapped[str | None]
 
     user_agent = mapped_column(String(200))
 

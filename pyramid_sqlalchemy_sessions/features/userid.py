@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, ClassVar
+
 from sqlalchemy import Integer
-from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from ..feature import Feature
 from ..record import Record
@@ -18,6 +20,9 @@ class UseridMixin:
     declares it anew: as UUID or String, say, usually with a foreign key.
     """
 
+    if TYPE_CHECKING:
+        userid: Mapped[Any]
+
     userid = mapped_column(Integer)
 
 
@@ -25,7 +30,7 @@ class Userid(Feature):
     """A session that has a user is worth storing."""
 
     mixin = UseridMixin
-    columns = ("userid",)
+    columns: ClassVar[tuple[str, ...]] = ("userid",)
 
     def is_empty(self, record: Record) -> bool:
         return record.values["userid"] is None
