@@ -11,7 +11,7 @@ isolation level of PostgreSQL and MariaDB. The servers are those of the tests: s
 ``guarded``
     the same, but only if the session does not yet expire as late.
 ``skip locked``
-    ``guarded``, if the row can be locked at once.
+    ``guarded``, if the row can be locked at once: one statement on PostgreSQL.
 ``savepoint``
     ``guarded``, in a savepoint, which is rolled back if it fails.
 ``after commit``
@@ -49,7 +49,7 @@ from typing import Any
 
 from pyramid.interfaces import ISessionFactory
 from pyramid_retry import RetryableException
-from sqlalchemy import Engine, event, select, update
+from sqlalchemy import Engine, bindparam, event, select, update
 from sqlalchemy.exc import DBAPIError
 
 from pyramid_sqlalchemy_sessions.cookie import Ticket
@@ -97,13 +97,23 @@ def _guarded(table: Any) -> Extend:
 
 
 def _skip_locked(table: Any) -> Extend:
-    lock = select(Contended.version).where(Contended.id == ROW)
-    lock = lock.with_for_update(skip_locked=True)
-    guarded: Extend = table.extend
+    other = Contended.__table__.alias()
+    expire = bindparam("expire")
+    lock = select(other.c.id).where(other.c.id == ROW, other.c.idle_expire < expire)
+    lock = lock.with_for_update(skip_locked=True, key_share=True)
+    change = update(Contended.__table__).values(idle_expire=expire)
+    at_once = change.where(Contended.id.in_(lock.scalar_subquery()))
+    afterwards = change.where(Contended.id == ROW)
 
-    def extend(connection: Any, key: Any, expire: int) -> bool:
-        is_locked = connection.execute(lock).first() is not None
-        return is_locked and guarded(connection, key, expire)
+    def extend(connection: Any, key: Any, value: int) -> bool:
+        parameters = {"expire": value}
+        if connection.dialect.name == "postgresql":
+            return connection.execute(at_once, parameters).rowcount == 1
+        # MariaDB cannot lock rows in a subquery of an UPDATE of theirs.
+        if connection.execute(lock, parameters).first() is None:
+            return False
+        connection.execute(afterwards, parameters)
+        return True
 
     return extend
 
