@@ -19,6 +19,8 @@ release = version = _setup["metadata"]["version"]
 
 extensions = ["sphinx.ext.autodoc"]
 exclude_patterns = ["_build", "examples"]
+# A reference to nowhere is an error.
+nitpicky = True
 # `name` in a docstring is code.
 default_role = "code"
 autodoc_member_order = "bysource"
