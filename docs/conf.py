@@ -24,7 +24,8 @@ nitpicky = True
 # `name` in a docstring is code.
 default_role = "code"
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"
+python_maximum_signature_line_length = 110
+python_use_unqualified_type_names = True
 html_theme = "alabaster"
 html_theme_options = {
     "description": _setup["metadata"]["description"],

@@ -27,9 +27,10 @@ class _CookieEvent:
 class InvalidCookieErrorEvent(_CookieEvent):
     """Fired when a session cookie is malformed, so that it is not even decrypted.
 
-    `exception` is the `InvalidCookieError` that was caught. The session starts new and
-    the cookie is deleted, whatever the handler does. Of several cookies with our name
-    in one request, none is reported if one of them is authentic.
+    `request` is the one that carried it, `exception` the `InvalidCookieError` that was
+    caught. The session starts new and the cookie is deleted, whatever the handler does.
+    Of several cookies with our name in one request, none is reported if one of them is
+    authentic.
 
     A handler may log, count, or alert someone; it may use `request.session`, which is a
     new one. It should not raise: the error would reach the code that was about to use

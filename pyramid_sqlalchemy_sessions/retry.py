@@ -19,7 +19,7 @@ try:
 except ImportError:  # pragma: no cover - depends on what is installed
     pyramid_retry = None
 
-__all__ = ["PYRAMID_TM", "TWEEN", "includeme"]
+__all__ = ["includeme"]
 
 PYRAMID_TM = "pyramid_tm.tm_tween_factory"
 TWEEN = f"{__name__}.retry_tween_factory"

@@ -37,6 +37,12 @@ class Session(MutableMapping[Any, Any]):
 
     Nothing happens before the first use, and nothing is written before the commit.
     A mutable value may be changed in place: that is noticed.
+
+    Any use raises ConfigurationError if there is no dbsession, InconsistentDataError if
+    the row contradicts the settings. A change raises TransactionRequiredError where
+    nothing can store it any more. The commit raises TypeError for a value that cannot
+    be stored, ValueError for too much of it, and SQLAlchemy's StaleDataError if another
+    request has written meanwhile.
     """
 
     __slots__ = ("_config", "_request", "_settings", "_visit")
@@ -197,7 +203,8 @@ class Session(MutableMapping[Any, Any]):
     def settings(self) -> SessionSettings:
         """The settings of this session: attributes, and a mapping.
 
-        A new session may change those for which the model has a Config mixin.
+        A new session may change those for which the model has a Config mixin. Times
+        are in seconds.
         """
         if self._settings is None:
             self._settings = SessionSettings(self._read, self._write)
@@ -216,7 +223,11 @@ class Session(MutableMapping[Any, Any]):
     # Flash messages.
 
     def flash(self, msg: Any, queue: str = "", allow_duplicate: bool = True) -> None:
-        """Add a message, any JSON value, to the end of a queue."""
+        """Add a message, any JSON value, to the end of a queue.
+
+        Without ``allow_duplicate`` a message that is in the queue is not added again.
+        TypeError for what is no JSON value.
+        """
         if not isinstance(queue, str):
             raise TypeError(f"the name of a flash queue is a str, not {queue!r}")
         msg, queue = _json_value(msg), _json_value(queue)
@@ -240,7 +251,10 @@ class Session(MutableMapping[Any, Any]):
     # CSRF token and user.
 
     def new_csrf_token(self) -> str:
-        """Draw a new CSRF token. NotImplementedError without CSRFMixin."""
+        """Draw a new CSRF token: 20 random bytes as padded urlsafe base64.
+
+        NotImplementedError without CSRFMixin.
+        """
         self._require(CSRF)
         token = self._write().values["csrf_token"] = new_token()
         return _token_text(token)
@@ -349,7 +363,12 @@ def session_factory_from_settings(
     maybe_dotted: Callable[[Any], Any],
     prefix: str = "session.",
 ) -> SessionFactory:
-    """Make a session factory from the settings of an application."""
+    """Make a session factory from the settings of an application.
+
+    The arguments are those of ``factory_args_from_settings``. Names that begin with the
+    prefix and are no settings are passed over. Raises ConfigurationError for a setting
+    that is missing or invalid.
+    """
     return get_session_factory(
         **factory_args_from_settings(settings, maybe_dotted, prefix)
     )

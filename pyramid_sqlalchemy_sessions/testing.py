@@ -67,7 +67,10 @@ def _driver(connection: Connection) -> Any:
 
 @contextmanager
 def later(seconds: float) -> Generator[None]:
-    """Let the clock of all sessions be ahead by some seconds. No other clock is."""
+    """Let the clock of all sessions be ahead by some seconds, in a ``with`` block.
+
+    No other clock is.
+    """
     now = vars(config)["time"].time
     ahead = SimpleNamespace(time=lambda: now() + seconds)
     with mock.patch.object(config, "time", ahead):

@@ -16,7 +16,8 @@ import textwrap
 import time
 import uuid
 from configparser import ConfigParser
-from types import ModuleType, SimpleNamespace
+from pkgutil import resolve_name
+from types import FunctionType, ModuleType, SimpleNamespace
 
 import pytest
 import zope.sqlalchemy
@@ -635,13 +636,56 @@ def test_csrf_policies():
         assert type(policy) is expected
 
 
+def api() -> dict[str, object]:
+    """Return what is on the page, by the names that it has there."""
+    named = re.findall(r"^\.\. auto\w+:: ([\w.]+)", PAGES["api"], re.MULTILINE)
+    prefix = "pyramid_sqlalchemy_sessions."
+    return {
+        name.removeprefix(prefix): resolve_name(prefix + name.removeprefix(prefix))
+        for name in named
+    }
+
+
 def test_api():
     """Every public name is on the page, and nothing else of the package is public."""
-    named = re.findall(r"^\.\. auto\w+:: ([\w.]+)", PAGES["api"], re.MULTILINE)
-    names = [name.removeprefix("pyramid_sqlalchemy_sessions.") for name in named]
-    assert sorted(name for name in names if "." not in name) == sorted(
+    assert sorted(name for name in api() if "." not in name) == sorted(
         pyramid_sqlalchemy_sessions.__all__
     )
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "authn",
+        "events",
+        "exceptions",
+        "retry",
+        "serializer",
+        "session",
+        "store",
+        "testing",
+    ],
+)
+def test_api_of_a_module(module):
+    """What a module publishes is on the page, too."""
+    public = resolve_name(f"pyramid_sqlalchemy_sessions.{module}")
+    found = list(api().values())
+    assert [n for n in public.__all__ if getattr(public, n) not in found] == []
+
+
+def test_api_is_described():
+    """Each name of the page, and each method of a class, has a docstring."""
+    silent = []
+    for name, value in api().items():
+        members = vars(value) if isinstance(value, type) else {}
+        ours = {
+            f"{name}.{each}": member
+            for each, member in members.items()
+            if each[0] != "_" and isinstance(member, (FunctionType, property))
+        }
+        silent += [n for n, v in {name: value, **ours}.items() if not v.__doc__]
+    # Their class says what they do, since a protocol has nothing to run.
+    assert silent == ["Serializer.dumps", "Serializer.loads"]
 
 
 @pytest.mark.parametrize(

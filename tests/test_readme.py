@@ -16,6 +16,7 @@ from tests.application import Application, Browser, Failure
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.rst").read_text(encoding="utf-8")
+CHANGES = (ROOT / "CHANGES.rst").read_text(encoding="utf-8")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -114,7 +115,9 @@ def test_one_command(title):
     assert README.count(block) == 1
 
 
-@pytest.mark.parametrize("path", re.findall(r"(?:<|image:: )([\w./-]+)[>\n]", README))
+@pytest.mark.parametrize(
+    "path", re.findall(r"(?:<|image:: )([\w./-]+)[>\n]", README + CHANGES)
+)
 def test_link(path):
     """Links lead to files of the checkout."""
     assert (ROOT / path).is_file()

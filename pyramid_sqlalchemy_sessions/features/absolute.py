@@ -17,7 +17,10 @@ __all__ = ["Absolute", "AbsoluteMixin", "ConfigAbsolute", "ConfigAbsoluteMixin"]
 
 
 class AbsoluteMixin:
-    """Let sessions end ``absolute_timeout`` seconds after they were made."""
+    """Let sessions end ``absolute_timeout`` seconds after they were made.
+
+    (OWASP ASVS 5.0, 7.3.2: an absolute maximum session lifetime.)
+    """
 
 
 class ConfigAbsoluteMixin(AbsoluteMixin):

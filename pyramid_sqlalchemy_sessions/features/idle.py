@@ -20,7 +20,10 @@ __all__ = ["ConfigIdle", "ConfigIdleMixin", "Idle", "IdleMixin"]
 
 
 class IdleMixin:
-    """Let sessions end when they have not been used for ``idle_timeout`` seconds."""
+    """Let sessions end when they have not been used for ``idle_timeout`` seconds.
+
+    (OWASP ASVS 5.0, 7.3.1: an inactivity timeout.)
+    """
 
     if TYPE_CHECKING:
         idle_expire: Mapped[int | None]

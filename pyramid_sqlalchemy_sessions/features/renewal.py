@@ -20,7 +20,11 @@ __all__ = ["ConfigRenewal", "ConfigRenewalMixin", "Renewal", "RenewalMixin"]
 
 
 class RenewalMixin:
-    """Let the cookie of a session be renewed every ``renewal_timeout`` seconds."""
+    """Let the cookie of a session be renewed every ``renewal_timeout`` seconds.
+
+    Who comes with a cookie that was replaced ends the session: the cookie, or this one,
+    was stolen. ``RenewalViolationEvent`` tells of it.
+    """
 
     if TYPE_CHECKING:
         renewal_id: Mapped[uuid.UUID | None]
