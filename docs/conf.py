@@ -19,8 +19,9 @@ release = version = _setup["metadata"]["version"]
 
 extensions = ["sphinx.ext.autodoc"]
 exclude_patterns = ["_build", "examples"]
-# A reference to nowhere is an error.
+# A reference to nowhere is an error, but for the names of other packages.
 nitpicky = True
+nitpick_ignore_regex = [("py:.*", "(?!pyramid_sqlalchemy_sessions).*")]
 # `name` in a docstring is code.
 default_role = "code"
 autodoc_member_order = "bysource"
