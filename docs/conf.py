@@ -22,6 +22,7 @@ exclude_patterns = ["_build", "examples"]
 # A reference to nowhere is an error, but for the names of other packages.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", "(?!pyramid_sqlalchemy_sessions).*")]
+nitpick_ignore = [("py:class", "pyramid_sqlalchemy_sessions.model._Model")]
 # `name` in a docstring is code.
 default_role = "code"
 autodoc_member_order = "bysource"

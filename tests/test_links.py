@@ -9,7 +9,8 @@ from tests.check_links import broken, main
 PAGE = """
 <link rel="stylesheet" href="style.css?v=1">
 <h1 id="top">A page</h1><a name="old"></a>
-<a href="#top">here</a> <a href="#">up</a> <a href="">again</a> <a href="other.html#part%202">there</a>
+<a href="#top">here</a> <a href="#">up</a> <a href="">again</a>
+<a href="other.html#part%202">there</a>
 <a href="https://example.com/nowhere">elsewhere</a> <a href="mailto:a@b.example">us</a>
 """
 
