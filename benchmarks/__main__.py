@@ -13,7 +13,7 @@ from .measure import Effort, measure
 from .report import as_json, server_of, tables, versions
 from .workloads import WORKLOADS
 
-EFFORT = Effort(generations=3, rounds=50, turn=0.004)
+EFFORT = Effort(generations=3, rounds=60, turn=0.004)
 QUICK = Effort(generations=1, rounds=40, turn=0.004)
 
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None, effort: Effort | None = None) -
     measured = {}
     for database in options.database or DATABASES:
         server = server_of(database)
-        print(f"\n{server}")
+        print(f"\n{server}", flush=True)
         results = measure(database, workloads, effort, others)
         for line in tables(results, others):
             print(line)

@@ -23,7 +23,7 @@ NOISE = "floor again"
 
 class Effort(NamedTuple):
     """How much to measure: new processes so often, so many rounds with each, and the
-    seconds that a turn takes at the floor."""
+    seconds that a turn takes."""
 
     generations: int
     rounds: int
@@ -104,10 +104,13 @@ def _take_turns(result: Result, workers: dict[str, Worker], effort: Effort) -> N
     bodies = {name: costs.body for name, costs in result.costs.items()}
     if len(set(bodies.values())) > 1:
         raise RuntimeError(f"the contenders answer differently: {bodies}")
-    number = max(3, round(effort.turn / min(workers[FLOOR].turn(5) for _ in range(3))))
+    numbers = {
+        name: max(3, round(effort.turn / min(worker.turn(5) for _ in range(3))))
+        for name, worker in workers.items()
+    }
     for names in _orders(list(workers), effort.rounds):
         for name in names:
-            seconds = workers[name].turn(number)
+            seconds = workers[name].turn(numbers[name])
             result.seconds.setdefault(name, []).append(seconds)
 
 

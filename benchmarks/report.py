@@ -35,6 +35,9 @@ _PACKAGES = (
 )
 _OURS, _OURS_FAST = "sessions", "sessions-cryptography"
 
+#: For each of the two a ratio and its target, as far as there are such.
+_Pairs = list[tuple[float | None, float | None]]
+
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that are there."""
@@ -73,7 +76,7 @@ def _of_all(results: Sequence[Result], others: Iterable[str]) -> Iterator[str]:
     labels = "".join(f"{CONTENDERS[name].label:>10}" for name in names)
     yield f"{'ratio, statements/round trips':30}{labels}"
     for result in results:
-        if result.workload.contender == _OURS:
+        if result.workload.contender == _OURS:  # else it is in a column
             cells = "".join(f"{_cell(result, name):>10}" for name in names)
             yield f"{result.workload.title:30}{cells}"
 
@@ -104,8 +107,8 @@ def _of_ours(results: Iterable[Result]) -> Iterator[str]:
 
 def _rivalries(
     results: Iterable[Result],
-) -> Iterator[tuple[Rivalry, Result, list[tuple[float | None, float | None]]]]:
-    """Yield what is promised, and for each of ours the ratio and its target."""
+) -> Iterator[tuple[Rivalry, Result, _Pairs]]:
+    """Yield what is promised, where it was measured, and what came out."""
     by_name = {result.workload.name: result for result in results}
     for rivalry in RIVALRIES:
         result = by_name.get(rivalry.workload)
@@ -121,9 +124,7 @@ def _rivalries(
 
 
 def _of_rivals(
-    rivalries: Iterable[
-        tuple[Rivalry, Result, list[tuple[float | None, float | None]]]
-    ],
+    rivalries: Iterable[tuple[Rivalry, Result, _Pairs]],
 ) -> Iterator[str]:
     heads = "".join(
         f"{CONTENDERS[name].label:>12}{'target':>8}" for name in (_OURS, _OURS_FAST)

@@ -27,7 +27,7 @@ CALLS = {
     "userid": (54, 58),
     "write": (88, 96),
     "assign": (57, 61),
-    "create": (187, 191),
+    "create": (118, 122),
     "idle": (81, 89),
     "idle-serializable": (167, 172),
     "user": (197, 202),
