@@ -13,9 +13,6 @@ from pathlib import Path
 PACKAGE = "pyramid_sqlalchemy_sessions"
 CHECKOUT = Path(__file__).resolve().parent.parent
 
-#: What a module may need that only an extra installs.
-OPTIONAL = {"pyramid_retry"}
-
 
 def files(directory: Path) -> set[str]:
     """Name the files below ``directory``, compiled ones excepted."""
@@ -43,12 +40,7 @@ def main() -> None:
         sys.exit(f"not installed: {', '.join(sorted(missing))}")
     names = module_names(installed)
     for name in names:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name not in OPTIONAL:
-                raise
-            print(f"{name} needs {error.name}, which is not installed")
+        importlib.import_module(name)
     print(f"imported {len(names)} modules from {installed.parent}")
 
 

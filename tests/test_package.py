@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import re
+import runpy
 from configparser import ConfigParser
 from importlib.metadata import metadata, requires
 from pathlib import Path
 
 import pytest
 
+from tests.check_dist import TO_A_FILE
 from tests.import_all import CHECKOUT, PACKAGE, module_names
 
 DIRECTORY = CHECKOUT / PACKAGE
@@ -72,6 +75,24 @@ def test_oldest_versions_are_tested() -> None:
         bounded |= _lines(setup["options.extras_require"][extra])
     pinned = _lines(tox["testenv:oldest"]["deps"])
     assert {line.replace(">=", "==") for line in bounded} - pinned == set()
+
+
+def test_every_extra_is_installed() -> None:
+    """The environment of tox that tries the wheel names each extra."""
+    tox = ConfigParser(interpolation=None)
+    tox.read(CHECKOUT / "tox.ini", encoding="utf-8")
+    named = re.findall(r"for extra in ([\w ]+);", tox["testenv:package"]["commands"])
+    extras = metadata(PACKAGE).get_all("Provides-Extra") or []
+    assert sorted(" ".join(named).split()) == sorted(extras)
+
+
+def test_description_refers_to_no_files() -> None:
+    """The package index has none: links become words, pictures are left out."""
+    description = runpy.run_path(str(CHECKOUT / "setup.py"))["description"]()
+    assert "Getting started has all steps" in description
+    assert "`Pyramid <https://" in description
+    assert TO_A_FILE.findall(description) == []
+    assert TO_A_FILE.findall((CHECKOUT / "README.rst").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
