@@ -18,6 +18,7 @@ from .base import TIMEOUT, DictContender, PyramidContender
 __all__ = ["RedisSessions", "redis_answers"]
 
 _URL = "redis://127.0.0.1:6379/0"
+_PREFIX = "benchmark:"
 
 
 class RedisSessions(DictContender, PyramidContender):
@@ -25,11 +26,11 @@ class RedisSessions(DictContender, PyramidContender):
 
     def __init__(self, url: str, workload: Workload):
         super().__init__(url, workload, MetaData())
-        self.prefix = f"benchmark_{secrets.token_hex(4)}:"
+        _clear()  # what a run that was interrupted has left
         self.settings = {
             "redis.sessions.secret": secrets.token_hex(64),
             "redis.sessions.redis_url": _URL,
-            "redis.sessions.prefix": self.prefix,
+            "redis.sessions.prefix": _PREFIX,
             "redis.sessions.timeout": TIMEOUT if self.extends else 0,
         }
 
@@ -59,10 +60,14 @@ class RedisSessions(DictContender, PyramidContender):
             redis.Connection.send_packed_command = send  # type: ignore[method-assign]
 
     def close(self) -> None:
-        with redis.Redis.from_url(_URL) as client:
-            for key in client.scan_iter(f"{self.prefix}*", count=1000):
-                client.unlink(key)
+        _clear()
         super().close()
+
+
+def _clear() -> None:
+    with redis.Redis.from_url(_URL) as client:
+        for key in client.scan_iter(f"{_PREFIX}*", count=1000):
+            client.unlink(key)
 
 
 def redis_answers() -> bool:
