@@ -193,7 +193,7 @@ def round_trips(engine: Engine, prepare: Callable[[Any], None] | None) -> list[s
     if engine.dialect.name == "postgresql":  # PyMySQL's transactions begin unasked
         event.listen(engine, "begin", note("BEGIN"))
     get(application.wsgi, cookie)
-    return words
+    return words.copy()
 
 
 def measure(url: str, level: str, rounds: int, bursts: int, run: Run) -> None:

@@ -122,6 +122,7 @@ def report(name: str, url: str, requests: int) -> None:
             request(application)
     gc.collect()
     kept = (tracemalloc.get_traced_memory()[0] - before) / requests
+    tracemalloc.stop()
     contender.close()
     print(json.dumps({"peaks": peaks, "kept": kept}))
 

@@ -22,8 +22,8 @@ What is counted, for indexes beside the primary key and for fill factors:
 ``pages``
     how many pages a hundred updates change right after a checkpoint. The server writes
     each of them to the log in full (8 KB), once until the next checkpoint.
-``size``
-    of the table with all that belongs to it, as a ratio to what it was before.
+``before``, ``after``
+    how many bytes the table takes for each session, with all that belongs to it.
 
 Nobody vacuums the table meanwhile. The last part is about those who do: three tables
 with sessions of 20 KB, without autovacuum, with its default, and tuned, get up to 300
@@ -103,7 +103,8 @@ class Found(NamedTuple):
 
     hot: float
     log: float
-    size: float
+    before: float
+    after: float
 
 
 class Plan(NamedTuple):
@@ -199,12 +200,13 @@ def _change(server: Server, plan: Plan, number: int) -> None:
 def measure(server: Server, plan: Plan, times: int) -> Found:
     """Fill a table, update each row so many times, and tell what that came to."""
     server.administer(lambda c: fill(c, plan))
-    size, position = _size(server, plan.table), _position(server)
+    before, position = _size(server, plan.table), _position(server)
     number = plan.rows * times
     _change(server, plan, number)
     log = (_position(server) - position) / number
     hot = _count(server, "n_tup_hot_upd", plan.table) / number
-    return Found(hot, log, _size(server, plan.table) / size)
+    after = _size(server, plan.table)
+    return Found(hot, log, before / plan.rows, after / plan.rows)
 
 
 def pages(server: Server, plan: Plan) -> float:
@@ -249,32 +251,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _print_all(server: Server, rows: int) -> None:
+    heads = f"{'update':10}{'HOT':>6}{'log':>7}{'before':>8}{'after':>8}"
     print(f"{rows:,} sessions, {3 * rows:,} updates\n")
-    print(f"{'index':13}{'update':10}{'HOT':>6}{'log':>7}{'size':>7}{'pages':>7}")
+    print(f"{'index':13}{heads}{'pages':>7}")
     for index in INDEXES:
         for update in UPDATES:
             plan = Plan(update, rows, index)
             found = _show(measure(server, plan, 3))
             print(f"{index:13}{update:10}{found}{100 * pages(server, plan):7.0f}")
-    print(f"\n{'fill factor':13}{'update':10}{'HOT':>6}{'log':>7}{'size':>7}")
+    print(f"\n{'fill factor':13}{heads}")
     for factor in FILL_FACTORS:
         for update in UPDATES:
             options = f"fillfactor = {factor}, {OFF}"
             found = _show(measure(server, Plan(update, rows, options=options), 3))
             print(f"{factor:<13}{update:10}{found}")
-    print(f"\n{'autovacuum':13}{'update':10}{'HOT':>6}{'size':>14}")
     plans = [
         Plan("20 KB", rows // 10, "", options, f"session_{title}", True)
         for title, options in AUTOVACUUM.items()
     ]
-    with ThreadPoolExecutor(len(plans)) as pool:
+    print(f"\n{'autovacuum':13}{heads.replace('log', '   ')}")
+    with ThreadPoolExecutor() as pool:
         results = pool.map(lambda plan: measure(server, plan, 6), plans)
         for title, found in zip(AUTOVACUUM, results, strict=True):
-            print(f"{title:13}{'20 KB':10}{100 * found.hot:5.0f}%{found.size:14.2f}")
+            # The log is that of all three.
+            print(f"{title:13}{'20 KB':10}{_show(found, log='')}")
 
 
-def _show(found: Found) -> str:
-    return f"{100 * found.hot:5.0f}%{found.log:7.0f}{found.size:7.2f}"
+def _show(found: Found, log: str | None = None) -> str:
+    if log is None:
+        log = f"{found.log:.0f}"
+    return f"{100 * found.hot:5.0f}%{log:>7}{found.before:8.0f}{found.after:8.0f}"
 
 
 if __name__ == "__main__":

@@ -343,6 +343,17 @@ def get(wsgi: Any, cookie: str) -> list[tuple[str, str]]:
     return headers
 
 
+def begin(engine: Engine) -> Browser:
+    """Begin the session that all requests have, and return a browser."""
+    Contended.__table__.create(engine, checkfirst=True)
+    application = Application(engine, Contended, **SETTINGS)
+    application.clear()
+    browser = Browser(application)
+    browser.visit(lambda request: request.session.update(n=0))
+    reset(engine, {"id": ID, **DUE["nothing"][0](int(time.time()))})
+    return browser
+
+
 def reset(engine: Engine, values: Row) -> None:
     """Make the row what it is to be before a burst."""
     with engine.begin() as connection:
@@ -374,13 +385,7 @@ def processes() -> Iterator[Run]:
         def run(plan: Plan) -> Outcome:
             barrier.reset()
             engine = engine_of(plan.url, plan.level)
-            Contended.__table__.create(engine, checkfirst=True)
-            application = Application(engine, Contended, **SETTINGS)
-            application.clear()
-            browser = Browser(application)
-            browser.visit(lambda request: request.session.update(n=0))
-            now = int(time.time())
-            reset(engine, {"id": ID, **DUE["nothing"][0](now)})
+            browser = begin(engine)
             total = Outcome()
             jobs = [pool.submit(_work, plan, place) for place in range(PROCESSES)]
             for job in jobs:
