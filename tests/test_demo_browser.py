@@ -1,4 +1,8 @@
-"""The demo in a real browser, served by a real pserve."""
+"""The demo in a real browser, served by a real pserve.
+
+Some tests take pictures. With ``PSS_SCREENSHOTS=docs/_static`` they become those of the
+documentation.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +134,7 @@ def server(chromium, tmp_path_factory):
 
 
 @pytest.fixture
-def new_device(chromium, server):
+def new_device(chromium, server, tmp_path):
     """Make browsers that share no cookies."""
     contexts = []
 
@@ -138,7 +142,8 @@ def new_device(chromium, server):
         context = chromium.new_context(**kw)
         context.set_default_timeout(10_000)
         contexts.append(context)
-        return Device(context.new_page(), server)
+        pictures = Path(os.environ.get("PSS_SCREENSHOTS") or tmp_path)
+        return Device(context.new_page(), server, pictures)
 
     yield new_device
     for context in contexts:
@@ -148,9 +153,10 @@ def new_device(chromium, server):
 class Device:
     """A browser of a visitor, with one page open."""
 
-    def __init__(self, page, server):
+    def __init__(self, page, server, pictures):
         self.page = page
         self._server = server
+        self._pictures = pictures
 
     def visit(self, path):
         self.page.goto(self._server.url(path))
@@ -165,6 +171,13 @@ class Device:
     def time(self, name):
         """Return the place of one part in the frame with the clock."""
         return self.page.frame_locator("iframe.times").locator(f"#{name}")
+
+    def take_picture(self, name, height):
+        """Take a picture of the page that is small enough for everybody who clones."""
+        self.page.set_viewport_size({"width": 1200, "height": height})
+        self.page.emulate_media(color_scheme="light")
+        self.page.screenshot(path=self._pictures / name)
+        assert (self._pictures / name).stat().st_size < 150_000
 
     def begin(self, **timeouts):
         self.visit("/timeouts")
@@ -293,6 +306,7 @@ def test_failed_checkout_undoes_everything(new_device):
     expect(device.panel("row-data")).to_have_text("'cart': {1: 1}")
     expect(device.panel("row-version")).to_have_text(version)
     expect(device.panel("row-flash")).to_have_text("{}")
+    device.take_picture("demo.png", height=610)
     device.page.get_by_role("link", name="Back to the shop").click()
     expect(device.stock("Desk lamp")).to_have_text(str(stock))
     expect(device.page.locator("#cart")).to_contain_text("Desk lamp")
@@ -386,6 +400,7 @@ def test_stolen_cookie_sets_off_the_alarm(new_device):
     expect(device.flash).to_contain_text("Your session has been deleted")
     expect(device.page.locator("#alarms tbody tr")).to_have_count(1)
     expect(device.panel("no-row")).to_be_visible()
+    device.take_picture("stolen-cookie.png", height=610)
     device.press("Begin anew")
     expect(device.page.locator("#lost")).to_be_visible()
     expect(device.panel("row-data")).to_have_text("{}")
@@ -414,14 +429,18 @@ def test_fits_the_screen_of_a_phone(new_device, path):
 
 def test_sessions_on_two_devices(new_device):
     """Who logs out the other device is alone; a failed change of password undoes it."""
-    one, two = new_device(user_agent="One"), new_device(user_agent="Two")
+    one, two = (
+        new_device(user_agent="Firefox on the laptop"),
+        new_device(user_agent="Safari on the phone"),
+    )
     for device in (one, two):
         device.visit("/login")
         device.log_in("bob", "builder")
     devices = one.page.locator("#devices tbody tr")
     one.page.get_by_role("link", name="Your sessions").click()
-    expect(devices.filter(has_text="this device")).to_contain_text("One")
-    expect(devices.filter(has_text="Two")).to_have_count(1)
+    expect(devices.filter(has_text="this device")).to_contain_text("laptop")
+    expect(devices.filter(has_text="phone")).to_have_count(1)
+    one.take_picture("sessions.png", height=450)
 
     one.page.get_by_label("Old password").fill("builder")
     one.page.get_by_label("New password").fill("architect")

@@ -123,6 +123,11 @@ def test_link(path):
     assert (ROOT / path).is_file()
 
 
-def test_screenshot_is_small():
-    """Who clones the repository is not made to wait for a picture."""
-    assert (ROOT / "docs" / "_static" / "demo.png").stat().st_size < 200_000
+def test_screenshots():
+    """Who clones the repository waits for no picture that is large, or on no page."""
+    pages = README + "".join(path.read_text() for path in ROOT.glob("docs/*.rst"))
+    pictures = list((ROOT / "docs" / "_static").glob("*.png"))
+    assert {path.name for path in pictures} >= {"demo.png"}
+    for picture in pictures:
+        assert picture.stat().st_size < 150_000
+        assert f"_static/{picture.name}" in pages
