@@ -88,7 +88,7 @@ def test_tox_environments():
     )[: len(listed) + 1]
 
 
-@pytest.mark.parametrize("path", re.findall(r"``([\w.]+/[\w./]+)``", PAGE))
+@pytest.mark.parametrize("path", re.findall(r"``(\w+/[\w./]+)``", PAGE))
 def test_paths(path):
     """The files that the page names are there, except those that it makes."""
     places = CHECKOUT / path, CHECKOUT / "pyramid_sqlalchemy_sessions" / path
