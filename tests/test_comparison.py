@@ -192,6 +192,32 @@ def test_large_value_in_a_cookie(visit_with):
         browser.visit(lambda request: request.session.update({"text": "x" * 4_000}))
 
 
+@pytest.mark.parametrize(
+    ("back_end", "expected"),
+    [
+        (signed, {"path=/", "samesite=lax"}),
+        (in_redis, {"path=/", "httponly"}),
+        (None, {"path=/", "httponly", "samesite=lax"}),
+    ],
+)
+def test_attributes_of_the_cookie(visit_with, back_end, expected):
+    """The defaults differ."""
+    browser = visit_with(back_end)
+    browser.reset()
+    header = browser.visit(change).headers["Set-Cookie"].lower()
+    assert set(header.split("; ")[1:]) == expected
+
+
+@pytest.mark.parametrize(
+    ("back_end", "expected"), [(signed, [1]), (in_redis, (1,)), (None, (1,))]
+)
+def test_values(visit_with, back_end, expected):
+    """A signed cookie is JSON, the others are pickles."""
+    browser = visit_with(back_end)
+    browser.visit(lambda request: request.session.update({"pair": (1,)}))
+    assert browser.ask(lambda session: session["pair"]) == expected
+
+
 def test_commands_of_redis(visit_with, redis):
     """A read is a write as well; a request that does not use the session is nothing."""
     browser = visit_with(in_redis)
