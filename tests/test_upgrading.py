@@ -111,7 +111,10 @@ class Site:
             engine,
             WebSession,
             configure=configure,
-            settings=dict(old.settings),
+            settings={
+                "tm.activate_hook": lambda request: request.path != "/static",
+                **old.settings,
+            },
             cookie_name="websession",
         )
         self.browser = Browser(self.application)
@@ -171,6 +174,12 @@ def test_cookie_of_no_session(site, cookie):
     (header,) = set(set_cookies(response))
     assert header.startswith("session=;")
     assert site.application.rows() == []
+
+
+def test_without_a_transaction(site):
+    """A request for which pyramid_tm is off moves nothing, and works."""
+    assert site.browser.visit(lambda request: "icon", "/static").text == "icon"
+    assert set(site.browser.cookies) == {"session"}
 
 
 def test_without_an_old_cookie(site, sqlite_engine):

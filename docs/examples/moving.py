@@ -21,7 +21,7 @@ def tween_factory(handler, registry):
     open_old = registry["old_session_factory"]
 
     def tween(request):
-        if OLD_COOKIE in request.cookies:
+        if "tm.active" in request.environ and OLD_COOKIE in request.cookies:
             old = open_old(request)
             move(old, request.session)
             request.tm.get().addAfterCommitHook(end, (request, old))
