@@ -11,11 +11,11 @@ from difflib import get_close_matches
 from typing import Any
 
 from pyramid.csrf import LegacySessionCSRFStoragePolicy
-from pyramid.interfaces import ICSRFStoragePolicy, ITweens
+from pyramid.interfaces import ICSRFStoragePolicy, ISessionFactory, ITweens
 from sqlalchemy.exc import SQLAlchemyError
 
 from .collector import can_expire
-from .command import factory_of, make_parser, run, summary
+from .command import PREFIX, factory_of, make_parser, run, summary
 from .config import SessionConfig
 from .features.csrf import CSRF
 from .findings import Finding, error, hint, ok
@@ -66,6 +66,8 @@ def _shown(finding: Finding) -> str:
 def _findings(request: Any, factory: SessionFactory, prefix: str) -> Iterator[Finding]:
     config = factory._config  # pyright: ignore[reportPrivateUsage]
     yield from _of_settings(factory, request.registry.settings, prefix)
+    if prefix == PREFIX:
+        yield from _of_factory(request.registry)
     yield from _of_cookie(config)
     yield from _of_timeouts(config)
     yield from _of_csrf(config, request.registry)
@@ -89,6 +91,23 @@ def _of_settings(
         for similar in get_close_matches(name, ours, n=1, cutoff=0.9):
             if not is_others:
                 yield hint("settings", f"{name} is not read: is it {similar}?")
+
+
+def _of_factory(registry: Any) -> Iterator[Finding]:
+    used = registry.queryUtility(ISessionFactory)
+    if used is None:
+        yield hint(
+            "settings",
+            "request.session has no factory:"
+            ' config.include("pyramid_sqlalchemy_sessions")',
+        )
+    elif not isinstance(used, SessionFactory):
+        maker = getattr(used, "__module__", type(used).__module__)
+        yield hint(
+            "settings",
+            f"request.session is made by {maker}: the application has called"
+            " config.set_session_factory()",
+        )
 
 
 def _of_cookie(config: SessionConfig) -> Iterator[Finding]:

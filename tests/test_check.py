@@ -12,6 +12,7 @@ import pytest
 import zope.sqlalchemy
 from pyramid.config import Configurator
 from pyramid.csrf import SessionCSRFStoragePolicy
+from pyramid.session import SignedCookieSessionFactory
 from sqlalchemy import Engine, Integer, create_engine, event, inspect, text
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 from sqlalchemy.pool import NullPool
@@ -103,6 +104,8 @@ def application(global_config: dict[str, str], **settings: Any) -> Any:
             config.set_session_factory(
                 session_factory_from_settings(settings, config.maybe_dotted)
             )
+        if "signed" in settings:
+            config.set_session_factory(SignedCookieSessionFactory("secret"))
         if "csrf" in settings:
             config.set_csrf_storage_policy(SessionCSRFStoragePolicy())
         return config.make_wsgi_app()
@@ -268,6 +271,22 @@ def test_settings_of_others(run, engine):
         "session2.idle_timeout": "60",
     }
     assert run(app=app).hint == []
+
+
+@on_sqlite
+def test_sessions_of_others(run, engine):
+    """Settings are of no use if the application has another factory, or none."""
+    report = run(app={"signed": "1"})
+    assert report.hint == [
+        "settings request.session is made by pyramid.session: the application has"
+        " called config.set_session_factory()"
+    ]
+    report = run(app={"without": "include factory", "csrf": "1"})
+    assert report.hint == [
+        "settings request.session has no factory:"
+        ' config.include("pyramid_sqlalchemy_sessions")'
+    ]
+    assert report.status == 0
 
 
 @on_sqlite

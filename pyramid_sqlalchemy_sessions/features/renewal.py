@@ -22,8 +22,8 @@ __all__ = ["ConfigRenewal", "ConfigRenewalMixin", "Renewal", "RenewalMixin"]
 class RenewalMixin:
     """Let the cookie of a session be renewed every ``renewal_timeout`` seconds.
 
-    Who comes with a cookie that was replaced ends the session: the cookie, or this one,
-    was stolen. ``RenewalViolationEvent`` tells of it.
+    A cookie that was replaced ends the session when it comes back, since two people
+    have had it then. ``RenewalViolationEvent`` tells of that.
     """
 
     if TYPE_CHECKING:

@@ -82,7 +82,11 @@ class Newcomer(Reader):
         self.port = free_port()
         # Where the shell is, and its environment, from one code block to the next.
         self.state = directory / "state.sh"
-        clean = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+        # This Python, without what is installed in its environment.
+        base = Path(sys.executable).resolve().parent
+        others = os.environ["PATH"].split(os.pathsep)
+        path = [str(base), *(p for p in others if not Path(p, "pserve").exists())]
+        clean = {"PATH": os.pathsep.join(path), "HOME": os.environ.get("HOME", "/")}
         settings = {k: v for k, v in os.environ.items() if k.startswith("PIP_")}
         # Most of what is installed is never imported.
         quick = {"PIP_NO_COMPILE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
