@@ -29,8 +29,12 @@ chosen itself for the level, marked with a star. The columns:
 ``rate``
     requests per second, as a ratio to the way with the star: the median of the rounds,
     in each of which all ways take turns.
+``alone``
+    the time of a request when nobody else is there, as a ratio to the way with the
+    star: the median of the requests, for which all ways take turns. PostgreSQL does not
+    wait for the disk then.
 ``round trips``
-    what one request sends when nobody else is there.
+    what such a request sends.
 
 The last line of a level is about eight threads that increment a counter in the session,
 in the library's way, with the back-off of ``pyramid_sqlalchemy_sessions.retry``.
@@ -39,6 +43,7 @@ in the library's way, with the back-off of ``pyramid_sqlalchemy_sessions.retry``
 from __future__ import annotations
 
 import argparse
+import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -73,12 +78,15 @@ from tests.stories.parallel import (
 )
 from tests.stories.parallel import ID as ROW
 
+HEAD = f"{'':18}retries  failed  missed   rate  alone  round trips"
 ATTEMPTS = 5
 #: How long a view takes, in seconds.
 PAUSE = 0.002
 #: What the library calls to extend: the connection, the id, the new value; returns
 #: whether the row was extended.
 Extend = Callable[[Any, Any, int], bool]
+#: Lets an application make its extensions in another way.
+Prepare = Callable[[Application], None]
 
 
 def _in_line(table: Any) -> Extend:
@@ -168,7 +176,7 @@ def choice(engine: Engine) -> str:
         return "after commit" if table.may_conflict(connection) else "guarded"
 
 
-def round_trips(engine: Engine, prepare: Callable[[Any], None] | None) -> list[str]:
+def round_trips(engine: Engine, prepare: Prepare | None) -> list[str]:
     """Return the first words of what one request sends."""
     application = Application(engine, Contended, **SETTINGS)
     if prepare is not None:
@@ -196,12 +204,47 @@ def round_trips(engine: Engine, prepare: Callable[[Any], None] | None) -> list[s
     return words.copy()
 
 
+def alone(
+    url: str, level: str, prepared: dict[str, Prepare | None], requests: int
+) -> dict[str, float]:
+    """Return the median time of a request in each way, as a ratio to the first one."""
+    engine = engine_of(url, level)
+    if engine.dialect.name == "postgresql":
+        event.listen(engine, "connect", _do_not_wait_for_the_disk)
+    applications = {way: Application(engine, Contended, **SETTINGS) for way in prepared}
+    for way, prepare in prepared.items():
+        applications[way].view = lambda request: request.session["n"]
+        if prepare is not None:
+            prepare(applications[way])
+    cookie = f"session={cookie_of(Ticket(ROW, OLD))}"
+    times: dict[str, list[float]] = {way: [] for way in prepared}
+    ways = list(prepared)
+    for _ in range(requests):
+        random.shuffle(ways)
+        for way in ways:
+            reset(engine, DUE["extension"][0](int(time.time())))
+            start = time.perf_counter()
+            get(applications[way].wsgi, cookie)
+            times[way].append(time.perf_counter() - start)
+    engine.dispose()
+    first, *_ = times.values()
+    return {
+        way: median(mine / theirs for mine, theirs in zip(found, first, strict=True))
+        for way, found in times.items()
+    }
+
+
+def _do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
+    connection.cursor().execute("SET synchronous_commit = off")
+    connection.commit()
+
+
 def measure(url: str, level: str, rounds: int, bursts: int, run: Run) -> None:
     """Measure all ways at an isolation level, and print a line for each."""
     engine = engine_of(url, level)
     shipped = choice(engine)
     engine.dispose()
-    prepared = {
+    prepared: dict[str, Prepare | None] = {
         way: None if way == shipped else partial(take, way)
         for way in sorted(WAYS, key=lambda way: way != shipped)
     }
@@ -215,6 +258,7 @@ def measure(url: str, level: str, rounds: int, bursts: int, run: Run) -> None:
             totals[way].add(outcome)
             rates[way].append(outcome.requests / outcome.seconds)
         ways = ways[1:] + ways[:1]
+    times = alone(url, level, prepared, 2 * rounds * bursts)
     for way, prepare in prepared.items():
         engine = engine_of(url, level)
         words = round_trips(engine, prepare)
@@ -225,7 +269,7 @@ def measure(url: str, level: str, rounds: int, bursts: int, run: Run) -> None:
         print(
             f"  {way + ' *' * (way == shipped):16}{total.retries:8.3f}"
             f"{100 * total.failed / total.requests:8.1f}"
-            f"{100 * total.wrong.total() / number:8.1f}{rate:7.2f}"
+            f"{100 * total.wrong.total() / number:8.1f}{rate:7.2f}{times[way]:7.2f}"
             f"{len(words):4} {' '.join(words)}",
             flush=True,
         )
@@ -266,7 +310,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     reason = missing(database.url, level)
                     print(f"\n{kind}, {level}: {reason or ''}")
                     if reason is None:
-                        print(f"{'':18}retries  failed  missed   rate  round trips")
+                        print(
+                            f"{'':18}retries  failed  missed   rate  alone  round trips"
+                        )
                         measure(database.url, level, rounds, bursts, run)
                         count(database.url, level, bursts, run)
             finally:
