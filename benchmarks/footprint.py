@@ -42,7 +42,8 @@ REQUESTS = 10_000
 _PARTS = (
     "import pyramid.config, sqlalchemy.orm",
     "import pyramid_tm, transaction, zope.sqlalchemy, pyramid_retry",
-    "import pyramid_sqlalchemy_sessions",
+    # With a key, since that is what a cipher is imported for.
+    "from pyramid_sqlalchemy_sessions import AESGCMSerializer as it; it(bytes(32))",
 )
 _IMPORT = """
 import sys, time
