@@ -72,6 +72,14 @@ WORKLOADS = (
         0.82,
         contender="sessions-cryptography",
     ),
+    Workload(
+        "listening-once",
+        "read, listeners set up once",
+        "read",
+        1,
+        0.85,
+        contender="sessions-listening-once",
+    ),
 )
 
 

@@ -34,6 +34,7 @@ CALLS = {
     "full": (65, 69),
     "tampered": (50, 50),
     "cryptography": (-150, -146),
+    "listening-once": (-160, -164),
 }
 
 

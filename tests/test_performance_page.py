@@ -11,7 +11,8 @@ from pyramid_sqlalchemy_sessions import BaseMixin, JSONDataMixin
 from tests.application import Application, Browser
 from tests.test_docs import load
 
-recipes = load("performance")
+recipes = load("listen_once")
+orjson_recipe = load("orjson_engine")
 
 
 class Base(DeclarativeBase):
@@ -171,7 +172,8 @@ def test_events_are_all_that_zope_sqlalchemy_listens_to():
 def test_orjson_and_json_read_each_other(database_url):
     """The engine can be changed over live sessions, and back again."""
     value = {"text": "ü \N{SNOWMAN}", "numbers": [1, 2.5, None, True]}
-    engines = [create_engine(database_url), recipes.engine_with_orjson(database_url)]
+    with_orjson = orjson_recipe.engine_with_orjson(database_url)
+    engines = [create_engine(database_url), with_orjson]
     Base.metadata.create_all(engines[0])
     first, second = (Browser(Application(each, JSONSession)) for each in engines)
     for writer, reader in ((first, second), (second, first)):

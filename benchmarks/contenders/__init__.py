@@ -36,6 +36,9 @@ CONTENDERS = {
     "sessions-cryptography": _Entry(
         "ours+c.", "sessions.Sessions", needs=("cryptography",)
     ),
+    "sessions-listening-once": _Entry(
+        "ours+l.", "sessions.ListeningOnce", without=("cryptography",)
+    ),
     "signed-cookie": _Entry("cookie", "signed_cookie.SignedCookie"),
     "pyramid_session_redis": _Entry(
         "Redis",
@@ -63,7 +66,11 @@ CONTENDERS = {
 }
 
 #: Those that ours is compared with, unless the command line names others.
-OTHERS = tuple(name for name in CONTENDERS if name not in ("floor", "sessions"))
+OTHERS = tuple(
+    name
+    for name in CONTENDERS
+    if name not in ("floor", "sessions", "sessions-listening-once")
+)
 
 
 def why_not(name: str) -> str | None:

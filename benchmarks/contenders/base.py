@@ -123,12 +123,12 @@ class PyramidContender(Contender):
         config.include("pyramid_tm")
         factory = sessionmaker()
         factory.configure(bind=self.engine)
+        get_tm_session = self.get_tm_session(factory)
 
         def dbsession(request: Any) -> Any:
             dbsession = request.environ.get("app.dbsession")
             if dbsession is None:
-                dbsession = factory(info={"request": request})
-                zope.sqlalchemy.register(dbsession, transaction_manager=request.tm)
+                dbsession = get_tm_session(factory, request.tm, request=request)
             return dbsession
 
         config.add_request_method(dbsession, reify=True)
@@ -136,6 +136,10 @@ class PyramidContender(Contender):
         config.add_route("view", "/")
         config.add_view(self.view(action), route_name="view")
         return config.make_wsgi_app()
+
+    def get_tm_session(self, factory: Any) -> Any:
+        """Return the function of the cookiecutter that makes a dbsession."""
+        return _get_tm_session
 
     def configure(self, config: Configurator) -> None:
         """Add what the contender adds to the application."""
@@ -150,6 +154,12 @@ class PyramidContender(Contender):
     def close(self) -> None:
         self.metadata.drop_all(self.engine)
         self.engine.dispose()
+
+
+def _get_tm_session(factory: Any, manager: Any, request: Any) -> Any:
+    dbsession = factory(info={"request": request})
+    zope.sqlalchemy.register(dbsession, transaction_manager=manager)
+    return dbsession
 
 
 @contextmanager

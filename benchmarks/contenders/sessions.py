@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from itertools import count
+from pathlib import Path
+from runpy import run_path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -31,7 +33,9 @@ from pyramid_sqlalchemy_sessions import config as sessions_config
 from ..workloads import Workload
 from .base import TIMEOUT, PyramidContender
 
-__all__ = ["Sessions"]
+__all__ = ["ListeningOnce", "Sessions"]
+
+_RECIPE = Path(__file__).parents[2] / "docs" / "examples" / "listen_once.py"
 
 
 class Sessions(PyramidContender):
@@ -104,6 +108,15 @@ class Sessions(PyramidContender):
         if self.workload.model == "full":
             session.new_csrf_token()
         return Response("ok")
+
+
+class ListeningOnce(Sessions):
+    """With the recipe of docs/performance.rst, which spares the listeners."""
+
+    def get_tm_session(self, factory: Any) -> Any:
+        recipe = run_path(str(_RECIPE))
+        recipe["listen_once"](factory)
+        return recipe["get_tm_session"]
 
 
 def _models(metadata: MetaData, model: str) -> tuple[type, type | None]:

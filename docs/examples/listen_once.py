@@ -1,7 +1,6 @@
-"""The samples of performance.rst."""
+"""A sample of performance.rst."""
 
-import orjson
-from sqlalchemy import create_engine, event
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 from zope.sqlalchemy import ZopeTransactionEvents
 
@@ -33,11 +32,3 @@ def passed_on(name):
 def get_tm_session(dbsession_factory, transaction_manager, request=None):
     events = ZopeTransactionEvents(transaction_manager=transaction_manager)
     return dbsession_factory(info={"request": request, "zope": events})
-
-
-def engine_with_orjson(url):
-    return create_engine(
-        url,
-        json_serializer=lambda value: orjson.dumps(value).decode(),
-        json_deserializer=orjson.loads,
-    )
