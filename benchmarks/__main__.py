@@ -21,12 +21,15 @@ def main(arguments: Sequence[str] | None = None, effort: Effort | None = None) -
     """Measure and print, as the command line says."""
     start = time.monotonic()
     options = _options(arguments)
-    workloads = [
-        each for each in WORKLOADS if not options.only or each.name in options.only
-    ]
     if effort is None:
         effort = QUICK if options.quick else EFFORT
-    others = [] if options.alone else _others(options.against or OTHERS)
+    others = [] if options.alone else _there(options.against or OTHERS)
+    workloads = [
+        each
+        for each in WORKLOADS
+        if (not options.only or each.name in options.only)
+        and why_not(each.contender) is None
+    ]
     print(", ".join(f"{name} {number}" for name, number in versions().items()))
     measured = {}
     for database in options.database or DATABASES:
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str] | None = None, effort: Effort | None = None) -
             json.dump(everything, file, indent=1)
 
 
-def _others(names: Sequence[str]) -> list[str]:
+def _there(names: Sequence[str]) -> list[str]:
     """Return those that can take part, and say of the others why they cannot."""
     there = []
     for name in names:

@@ -45,6 +45,18 @@ def test_who_is_not_installed_is_left_out(
     assert "session not touched" in printed
 
 
+def test_row_of_cryptography_is_left_out_without_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing else is measured in its place."""
+    monkeypatch.setattr(contenders, "find_spec", lambda name: None)
+    arguments = ["--only", "untouched", "--only", "cryptography", "--alone"]
+    main([*arguments, "--database", "sqlite://"], TINY)
+    printed = capsys.readouterr().out
+    assert "session not touched" in printed
+    assert "with cryptography" not in printed
+
+
 def test_who_lacks_a_server_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Redis there is no session in it."""
     name = "pyramid_session_redis"
