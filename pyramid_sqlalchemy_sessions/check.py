@@ -135,6 +135,13 @@ def _of_cookie(config: SessionConfig) -> Iterator[Finding]:
         yield hint("cookie", "scripts can read it: cookie_httponly = false")
     if settings.cookie_samesite is None:
         yield hint("cookie", "cookie_samesite is empty: browsers do what they like")
+    domain = settings.cookie_domain
+    if domain is not None and not set(domain).isdisjoint("/: "):
+        yield error(
+            "cookie",
+            f"browsers refuse it: cookie_domain = {domain} is no name of a host, which"
+            " has no http:// before it and no port behind it",
+        )
 
 
 def _of_timeouts(config: SessionConfig) -> Iterator[Finding]:

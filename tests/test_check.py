@@ -320,6 +320,17 @@ def test_cookie(run, engine, settings, said):
 
 
 @on_sqlite
+@pytest.mark.parametrize("domain", ["http://shop.example", "shop.example:6543"])
+def test_domain_that_is_none(run, engine, domain):
+    """An address in the place of a host would leave every visitor without a cookie."""
+    report = run(cookie_name="sid", cookie_domain=domain)
+    assert report.status == 1
+    (said,) = report.error
+    assert said.startswith(f"cookie browsers refuse it: cookie_domain = {domain} is no")
+    assert run(cookie_name="sid", cookie_domain="shop.example").error == []
+
+
+@on_sqlite
 def test_timeouts(run, engine):
     """Timeouts that are off although the model has the mixin are pointed out."""
     report = run(AsJSON)
