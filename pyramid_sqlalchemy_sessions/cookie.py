@@ -144,8 +144,13 @@ class SessionCookie:
         cut at its semicolons and nowhere else, so that nothing in another cookie hides
         ours.
         """
-        pairs = islice(self._pair.finditer(";" + header), _MOST_COOKIES)
-        return [_unquoted(pair[1].strip(_BLANKS)) for pair in pairs]
+        values: list[str] = []
+        for pair in islice(self._pair.finditer(";" + header), _MOST_COOKIES):
+            value = pair[1].strip(_BLANKS)
+            if len(value) > 1 and value[0] == value[-1] == '"':
+                value = value[1:-1]
+            values.append(value)
+        return values
 
     def seal(self, ticket: Ticket) -> str:
         """Return the cookie value for ``ticket``.
@@ -293,10 +298,6 @@ def _hide_from_shared_caches(response: _Response) -> None:
         if name not in ("", "private", "public", "s-maxage"):
             kept.append(directive.strip(_BLANKS))
     response.headers["Cache-Control"] = ", ".join(["private", *kept])
-
-
-def _unquoted(value: str) -> str:
-    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
 
 
 def _cookie_name(set_cookie: str) -> str | None:

@@ -172,7 +172,7 @@ def in_subrequest(request: Any) -> bool:
 
 def outer_requests(request: Any) -> Sequence[Any]:
     """Return the requests that wait for the answer to this one."""
-    stack = _stack()
+    stack = threadlocals.stack
     if len(stack) < 2:  # the usual case
         return ()
     requests = [entry["request"] for entry in stack[:-1]]

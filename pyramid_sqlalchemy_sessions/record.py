@@ -275,7 +275,9 @@ class Record:
         self.extension: int | None = None  # what idle_expire is to become
         self.is_extended: bool = False
         self._settings: DefaultSettings | None = None
-        if loaded is None:
+        if not config.own_settings:
+            self._settings = config.settings
+        elif loaded is None:
             self.settings = config.settings
 
     @property

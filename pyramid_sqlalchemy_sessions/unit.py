@@ -201,7 +201,9 @@ class Unit:
         pass
 
     def tpc_finish(self, transaction: Any) -> None:
-        committed = not any(begun.is_active for begun in self._wrote_in)
+        committed = True
+        for begun in self._wrote_in:
+            committed = committed and not begun.is_active
         if not committed:
             log.error(
                 "The session is not stored, and no cookie is sent: the request's"

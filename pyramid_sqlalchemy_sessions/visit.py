@@ -306,7 +306,7 @@ class Visit:
     def _accepts(self, record: Record, ticket: Ticket) -> bool:
         """Take the session that was loaded with the ticket, unless it is over."""
         self._settings = record.settings
-        verdict = self._judge(record, ticket)
+        verdict = self._judge(record, ticket) if self.config.judges else Verdict.VALID
         if verdict is Verdict.EXPIRED:
             self._expired[ticket.id] = self._expiry_of(record, ticket)
         elif verdict is Verdict.VIOLATED:
@@ -341,13 +341,10 @@ class Visit:
         return SessionExpiredEvent(self.request, fingerprint, userid, cause)
 
     def _judge(self, record: Record, ticket: Ticket) -> Verdict:
-        judges = self.config.judges
-        if not judges:
-            return Verdict.VALID
         # pyramid_retry tries again with the same environ, and a cookie that was good
         # when the request came is so still, whatever was renewed meanwhile.
         accepted: set[Ticket] = self.request.environ.setdefault(_ACCEPTED, set())
-        for feature in judges:
+        for feature in self.config.judges:
             verdict = feature.check(record, ticket, self.now)
             if verdict is Verdict.VIOLATED and ticket in accepted:
                 continue
@@ -619,8 +616,8 @@ class Visit:
             if self._finished:
                 self._check_stored(self.request)
         self._staged = None
-        if self._response is not None:
-            self._send(self._response)
+        if self._response is not None and self._cookie is not None:
+            self._send(self._response, self._cookie)
 
     def _settle(self, row: dict[str, Any] | None) -> None:
         """Take for granted what has been committed."""
@@ -672,7 +669,8 @@ class Visit:
         elif self._late or self._aside or self._expired or self._violated:
             self._finish_aside()
         vary_on_cookie(response)
-        self._send(response)
+        if self._cookie is not None:
+            self._send(response, self._cookie)
 
     def _finish_aside(self) -> None:
         self._delete_violated(self.request)
@@ -699,10 +697,7 @@ class Visit:
                 if deleted:
                     send(self.request.registry, expiry)
 
-    def _send(self, response: Any) -> None:
-        cookie = self._cookie
-        if cookie is None:
-            return
+    def _send(self, response: Any, cookie: str) -> None:
         attributes = self.config.cookie_attributes(self._settings)
         if cookie == _DELETE:
             self.config.cookie.delete(self.request, response, attributes)

@@ -22,19 +22,19 @@ from benchmarks.workloads import WORKLOADS, Workload
 #: raising it.
 CALLS = {
     "untouched": (0, 0),
-    "read": (54, 58),
-    "read-20k": (54, 58),
-    "userid": (54, 58),
-    "write": (88, 96),
-    "assign": (57, 61),
-    "create": (118, 122),
-    "idle": (81, 89),
-    "idle-serializable": (167, 172),
-    "user": (197, 202),
-    "full": (65, 69),
-    "tampered": (50, 50),
-    "cryptography": (-150, -146),
-    "listening-once": (-160, -164),
+    "read": (47, 51),
+    "read-20k": (47, 51),
+    "userid": (47, 51),
+    "write": (80, 88),
+    "assign": (50, 54),
+    "create": (114, 118),
+    "idle": (74, 82),
+    "idle-serializable": (161, 166),
+    "user": (190, 195),
+    "full": (58, 62),
+    "tampered": (46, 46),
+    "cryptography": (-157, -153),
+    "listening-once": (-167, -171),
 }
 
 
