@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from sqlalchemy import Integer, create_engine, delete, insert, select, update
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, sessionmaker
 from zope.sqlalchemy import ZopeTransactionEvents
 
+from benchmarks.workloads import WORKLOADS
 from pyramid_sqlalchemy_sessions import BaseMixin, JSONDataMixin
 from tests.application import Application, Browser
+from tests.applications.starter import PAGES
 from tests.test_docs import load
 
 recipes = load("listen_once")
@@ -31,6 +35,15 @@ class JSONSession(JSONDataMixin, BaseMixin, Base):
     """A session that is stored as JSON."""
 
     __tablename__ = "performance_session"
+
+
+def test_table_names_the_statements_of_each_workload():
+    """The page has a row for each workload, with the statements that tests count."""
+    rows = re.findall(r"^   \* - (.+)\n     - (\d)\n", PAGES["performance"], re.M)
+    recipes = {"listening-once"}  # which is told in the text
+    assert [int(number) for _, number in rows[: len(WORKLOADS) - len(recipes)]] == [
+        each.sql for each in WORKLOADS if each.name not in recipes
+    ]
 
 
 def add(dbsession):
