@@ -310,9 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     reason = missing(database.url, level)
                     print(f"\n{kind}, {level}: {reason or ''}")
                     if reason is None:
-                        print(
-                            f"{'':18}retries  failed  missed   rate  alone  round trips"
-                        )
+                        print(HEAD)
                         measure(database.url, level, rounds, bursts, run)
                         count(database.url, level, bursts, run)
             finally:

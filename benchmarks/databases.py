@@ -6,10 +6,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy import URL, Engine, create_engine, event, make_url, text
 
-__all__ = ["DATABASES", "places"]
+__all__ = ["DATABASES", "do_not_wait_for_the_disk", "places"]
 
 #: Those that are measured unless the command line names others.
 DATABASES = ("sqlite://", "postgresql+psycopg2://postgres@/test")
@@ -38,6 +39,18 @@ def places(database: str, number: int) -> Iterator[list[str]]:
         yield [_place(url, name) for name in names]
     finally:
         _execute(url, [drop], names)
+
+
+def do_not_wait_for_the_disk(engine: Engine) -> None:
+    """Let SQLite leave the writing to the operating system."""
+
+    def on_connect(connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA synchronous = OFF")
+        cursor.close()
+
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", on_connect)
 
 
 def _place(url: URL, name: str) -> str:

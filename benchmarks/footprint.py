@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import io
 import json
 import statistics
 import subprocess
@@ -32,6 +31,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.stories.parallel import get
 
 from .contenders import contender_class
 from .workloads import Workload
@@ -80,31 +81,12 @@ def report(name: str, url: str, requests: int) -> None:
     """Print, as JSON, the peaks of the contender's actions, and what is kept."""
     warnings.simplefilter("ignore")
     contender = contender_class(name)(url, Workload("", "", "", 0, 0))
-    cookies: list[str] = []
-
-    def start_response(status: str, headers: list[Any], exc_info: Any = None) -> None:
-        cookies.extend(value for key, value in headers if key == "Set-Cookie")
-
-    def request(application: Any) -> None:
-        environ = {
-            "REQUEST_METHOD": "GET",
-            "SCRIPT_NAME": "",
-            "PATH_INFO": "/",
-            "SERVER_NAME": "localhost",
-            "SERVER_PORT": "80",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "wsgi.input": io.BytesIO(),
-            "wsgi.url_scheme": "http",
-        }
-        if cookies:
-            environ["HTTP_COOKIE"] = cookies[0].partition(";")[0]
-        list(application(environ, start_response))
-
-    request(contender.application("create"))
+    headers = dict(get(contender.application("create"), ""))
+    cookie = headers["Set-Cookie"].partition(";")[0]
     actions = ("untouched", "read", "write")
     applications = [contender.application(action) for action in actions]
     for application in applications * 50:
-        request(application)
+        get(application, cookie)
     gc.collect()
     tracemalloc.start()
     peaks = {}
@@ -113,14 +95,14 @@ def report(name: str, url: str, requests: int) -> None:
         for _ in range(20):
             before = tracemalloc.get_traced_memory()[0]
             tracemalloc.reset_peak()
-            request(application)
+            get(application, cookie)
             found.append(tracemalloc.get_traced_memory()[1] - before)
         peaks[action] = statistics.median(found)
     gc.collect()
     before = tracemalloc.get_traced_memory()[0]
     for _ in range(requests // len(applications)):
         for application in applications:
-            request(application)
+            get(application, cookie)
     gc.collect()
     kept = (tracemalloc.get_traced_memory()[0] - before) / requests
     tracemalloc.stop()

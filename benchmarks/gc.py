@@ -48,7 +48,7 @@ from pyramid_sqlalchemy_sessions.cookie import Ticket
 from pyramid_sqlalchemy_sessions.record import new_id
 from tests.application import Application, Base
 
-from .databases import DATABASES, places
+from .databases import DATABASES, do_not_wait_for_the_disk, places
 
 ROWS = 400_000
 ROUNDS = 5
@@ -75,15 +75,11 @@ def _engine(url: str, durable: bool) -> Engine:
     # On SQLite a request would fail after five seconds instead of telling its wait.
     patience = {"timeout": 60} if url.startswith("sqlite") else {}
     engine = create_engine(url, connect_args=patience)
-    if engine.dialect.name == "sqlite" and not durable:
-        event.listen(engine, "connect", _do_not_wait_for_the_disk)
-    if engine.dialect.name == "postgresql" and durable:
+    if not durable:
+        do_not_wait_for_the_disk(engine)
+    elif engine.dialect.name == "postgresql":
         event.listen(engine, "connect", _wait_for_the_disk)
     return engine
-
-
-def _do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
-    connection.execute("PRAGMA synchronous = OFF")
 
 
 def _wait_for_the_disk(connection: Any, record: Any) -> None:

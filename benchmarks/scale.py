@@ -30,16 +30,17 @@ from itertools import cycle
 from typing import Any
 
 from pyramid.interfaces import ISessionFactory
-from sqlalchemy import Engine, create_engine, event, func, select, text
+from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.orm import DeclarativeBase
 
 from pyramid_sqlalchemy_sessions import BaseMixin, IdleMixin, create_session_model
 from pyramid_sqlalchemy_sessions.collector import delete_expired
+from pyramid_sqlalchemy_sessions.columns import MYSQL
 from pyramid_sqlalchemy_sessions.cookie import Ticket
 from tests.application import Application
 from tests.stories.parallel import cookie_of, get
 
-from .databases import DATABASES, places
+from .databases import DATABASES, do_not_wait_for_the_disk, places
 from .workloads import payload
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -86,7 +87,7 @@ class Table:
 
     def _fill(self) -> None:
         dialect = self.engine.dialect.name
-        kind = "mysql" if dialect == "mariadb" else dialect
+        kind = "mysql" if dialect in MYSQL else dialect
         table = self.model.__tablename__
         with self.engine.begin() as connection:
             connection.execute(
@@ -109,7 +110,8 @@ class Table:
                 )
 
     def _choose(self) -> list[str]:
-        by_chance = func.rand() if "m" in self.engine.dialect.name else func.random()
+        is_mysql = self.engine.dialect.name in MYSQL
+        by_chance = func.rand() if is_mysql else func.random()
         statement = (
             select(self.model.id)
             .where(self.model.idle_expire > time.time())
@@ -199,8 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for database in options.database or DATABASES:
         with places(database, 1) as (url,):
             engine = create_engine(url)
-            if engine.dialect.name == "sqlite":
-                event.listen(engine, "connect", _do_not_wait_for_the_disk)
+            do_not_wait_for_the_disk(engine)
             print(f"{engine.dialect.name}\n{'sessions':10}", end="")
             print("".join(f"{size:12,}" for size in sizes))
             tables = [Table(engine, size) for size in sizes]
@@ -209,10 +210,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rates = [number / seconds for number, seconds in map(Table.collect, tables)]
             print("deleted/s " + "".join(f"{rate:12,.0f}" for rate in rates) + "\n")
             engine.dispose()
-
-
-def _do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
-    connection.execute("PRAGMA synchronous = OFF")
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def is_over(request: Any) -> bool:
     being sent.
     """
     if "request_iface" in request.__dict__ and all(
-        entry["request"] is not request for entry in _stack()
+        entry["request"] is not request for entry in threadlocals.stack
     ):
         return True
     running: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
@@ -166,7 +166,7 @@ def is_over(request: Any) -> bool:
 
 def in_subrequest(request: Any) -> bool:
     """Tell whether another request is waiting for the answer to this one."""
-    stack = _stack()
+    stack = threadlocals.stack
     return len(stack) > 1 and stack[-2]["request"] not in (None, request)
 
 
@@ -181,11 +181,6 @@ def outer_requests(request: Any) -> Sequence[Any]:
         for each in requests
         if each is not request and isinstance(each, CallbackMethodsMixin)
     ]
-
-
-def _stack() -> list[dict[str, Any]]:
-    stack: list[dict[str, Any]] = threadlocals.stack
-    return stack
 
 
 #: What zope.sqlalchemy thinks of each dbsession. Nothing public tells.

@@ -9,9 +9,11 @@ from typing import Any
 
 import zope.sqlalchemy
 from pyramid.config import Configurator
+from pyramid.response import Response
 from sqlalchemy import Engine, MetaData, create_engine, event
 from sqlalchemy.orm import sessionmaker
 
+from ..databases import do_not_wait_for_the_disk
 from ..workloads import Workload, payload
 
 __all__ = [
@@ -19,7 +21,7 @@ __all__ = [
     "Contender",
     "DictContender",
     "PyramidContender",
-    "do_not_wait_for_the_disk",
+    "PyramidDictContender",
     "sql_of",
 ]
 
@@ -162,6 +164,14 @@ def _get_tm_session(factory: Any, manager: Any, request: Any) -> Any:
     return dbsession
 
 
+class PyramidDictContender(DictContender, PyramidContender):
+    """A session of Pyramid that is a dict, in such an application."""
+
+    def view(self, action: str) -> Any:
+        act = getattr(self, action)
+        return lambda request: Response(act(request))
+
+
 @contextmanager
 def sql_of(engine: Engine) -> Iterator[list[str]]:
     """Collect the first words of what the engine sends to the database meanwhile."""
@@ -186,15 +196,3 @@ def sql_of(engine: Engine) -> Iterator[list[str]]:
     finally:
         for name, listener in listeners:
             event.remove(engine, name, listener)
-
-
-def do_not_wait_for_the_disk(engine: Engine) -> None:
-    """Let SQLite leave the writing to the operating system."""
-
-    def on_connect(connection: Any, record: Any) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA synchronous = OFF")
-        cursor.close()
-
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", on_connect)

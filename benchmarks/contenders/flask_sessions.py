@@ -10,8 +10,9 @@ import flask
 from flask_session import Session
 from flask_sqlalchemy import SQLAlchemy
 
+from ..databases import do_not_wait_for_the_disk
 from ..workloads import Workload
-from .base import DictContender, do_not_wait_for_the_disk, sql_of
+from .base import DictContender, sql_of
 
 __all__ = ["FlaskSessions"]
 

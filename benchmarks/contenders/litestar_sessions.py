@@ -18,8 +18,9 @@ from litestar.middleware.session.server_side import ServerSideSessionConfig
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from ..databases import do_not_wait_for_the_disk
 from ..workloads import Workload
-from .base import TIMEOUT, DictContender, do_not_wait_for_the_disk, sql_of
+from .base import TIMEOUT, DictContender, sql_of
 
 try:
     import uvloop

@@ -9,11 +9,10 @@ from typing import Any
 
 import redis
 from pyramid.config import Configurator
-from pyramid.response import Response
 from sqlalchemy import MetaData
 
 from ..workloads import Workload
-from .base import TIMEOUT, DictContender, PyramidContender
+from .base import TIMEOUT, PyramidDictContender
 
 __all__ = ["RedisSessions", "redis_answers"]
 
@@ -21,7 +20,7 @@ _URL = "redis://127.0.0.1:6379/0"
 _PREFIX = "benchmark:"
 
 
-class RedisSessions(DictContender, PyramidContender):
+class RedisSessions(PyramidDictContender):
     """Redis on this machine, whose keys get a prefix of their own."""
 
     def __init__(self, url: str, workload: Workload):
@@ -37,10 +36,6 @@ class RedisSessions(DictContender, PyramidContender):
     def configure(self, config: Configurator) -> None:
         config.add_settings(self.settings)
         config.include("pyramid_session_redis")
-
-    def view(self, action: str) -> Any:
-        act = getattr(self, action)
-        return lambda request: Response(act(request))
 
     @contextmanager
     def sql(self) -> Iterator[list[str]]:

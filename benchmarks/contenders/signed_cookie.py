@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
 from pyramid.config import Configurator
-from pyramid.response import Response
 from pyramid.session import JSONSerializer, SignedCookieSessionFactory
 from sqlalchemy import MetaData
 
 from ..workloads import Workload
-from .base import TIMEOUT, DictContender, PyramidContender
+from .base import TIMEOUT, PyramidDictContender
 
 __all__ = ["SignedCookie"]
 
 
-class SignedCookie(DictContender, PyramidContender):
+class SignedCookie(PyramidDictContender):
     """``SignedCookieSessionFactory``, which asks no database."""
 
     def __init__(self, url: str, workload: Workload):
@@ -36,7 +34,3 @@ class SignedCookie(DictContender, PyramidContender):
 
     def configure(self, config: Configurator) -> None:
         config.set_session_factory(self.factory)
-
-    def view(self, action: str) -> Any:
-        act = getattr(self, action)
-        return lambda request: Response(act(request))

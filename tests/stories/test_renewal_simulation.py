@@ -6,6 +6,8 @@ thousand renewals, in another world each time.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.stories.renewal_simulation import HOUR, Simulation, World
@@ -31,7 +33,7 @@ def simulate(tmp_path):
     """Simulate a world."""
 
     def simulate(world: World, **options):
-        return Simulation(World(**{**vars(world), **options}), tmp_path)
+        return Simulation(replace(world, **options), tmp_path)
 
     return simulate
 
