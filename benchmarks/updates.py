@@ -75,8 +75,7 @@ OFF = "autovacuum_enabled = off, toast.autovacuum_enabled = off"
 AUTOVACUUM = {
     "off": OFF,
     "default": "",
-    "tuned": "autovacuum_vacuum_scale_factor = 0.02,"
-    " toast.autovacuum_vacuum_scale_factor = 0.02,"
+    "tuned": "toast.autovacuum_vacuum_scale_factor = 0.02,"
     " toast.autovacuum_vacuum_cost_limit = 1000",
 }
 

@@ -16,6 +16,7 @@ from alembic.operations import Operations
 from sqlalchemy import Connection, Engine, insert, text, update
 from sqlalchemy.pool import NullPool
 
+from benchmarks.updates import AUTOVACUUM
 from tests.applications.starter import sample
 from tests.conftest import MakeEngine
 from tests.test_docs import load
@@ -149,3 +150,5 @@ def test_vacuum_of_large_data(samples, engine):
         "autovacuum_vacuum_scale_factor=0.02",
         "autovacuum_vacuum_cost_limit=1000",
     }
+    shown = " ".join(sample("vacuum_large_data.sql").split())
+    assert shown == f"ALTER TABLE session SET ( {AUTOVACUUM['tuned']} );"
