@@ -45,7 +45,7 @@ from webob import Request
 from pyramid_sqlalchemy_sessions import BaseMixin, IdleMixin
 from pyramid_sqlalchemy_sessions.collector import delete_expired
 from pyramid_sqlalchemy_sessions.cookie import Ticket
-from pyramid_sqlalchemy_sessions.record import new_id
+from pyramid_sqlalchemy_sessions.identifiers import new_id
 from tests.application import Application, Base
 
 from .databases import DATABASES, do_not_wait_for_the_disk, places

@@ -14,11 +14,11 @@ from pyramid.csrf import LegacySessionCSRFStoragePolicy
 from pyramid.interfaces import ICSRFStoragePolicy, ISessionFactory, ITweens
 from sqlalchemy.exc import SQLAlchemyError
 
+from .check_findings import Finding, error, hint, ok
 from .collector import can_expire
 from .command import PREFIX, factory_of, make_parser, run, summary
 from .config import SessionConfig
 from .features.csrf import CSRF
-from .findings import Finding, error, hint, ok
 from .host import dbsession_of
 from .retry import PYRAMID_TM, TWEEN
 from .schema import findings_of_database
@@ -64,7 +64,7 @@ def _shown(finding: Finding) -> str:
 
 
 def _findings(request: Any, factory: SessionFactory, prefix: str) -> Iterator[Finding]:
-    config = factory._config  # pyright: ignore[reportPrivateUsage]
+    config = factory.config
     yield from _of_settings(factory, request.registry.settings, prefix)
     if prefix == PREFIX:
         yield from _of_factory(request.registry)

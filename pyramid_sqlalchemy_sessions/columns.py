@@ -59,6 +59,9 @@ _HIGHEST = {
     "renewed": _LATEST,
     "renewal_tried": _LATEST,
     "last_seen": _LATEST,
+    "authenticated": _LATEST,
+    "rotated": _LATEST,
+    "sent": _LATEST,
     "version": 2**31 - 2,  # one more has to fit
 }
 _REMEDY = "was it written by another program? Correct it, or delete the row"

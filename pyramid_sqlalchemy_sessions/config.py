@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,8 @@ from .cookie import CookieAttributes, SessionCookie
 from .exceptions import ConfigurationError, InconsistentDataError
 from .feature import Feature
 from .features import features_of
-from .model import BASE_COLUMNS, BaseMixin
+from .isolation import Isolation
+from .model import BASE_COLUMNS, BaseMixin, JSONDataMixin
 from .serializer import AESGCMSerializer, Serializer
 from .settings import SETTINGS, DefaultSettings, parse_settings, shown, suggest
 from .table import Table
@@ -151,13 +152,14 @@ class SessionConfig:
     cookie: SessionCookie
     table: Table
     features: tuple[Feature, ...]
-    judges: tuple[Feature, ...]  # those that look at a session that was loaded
-    actors: tuple[Feature, ...]  # those that act on it before the commit: the idle
-    # timeout decides whether the cookie has to go out again, then renewal, which one
+    timeouts: tuple[Feature, ...]  # those that let a session expire
+    keepers: tuple[Feature, ...]  # those for which something can be due
     witnesses: tuple[Feature, ...]  # those that note what a request tells
     own_settings: tuple[str, ...]  # those that each session has of its own
+    own_columns: tuple[str, ...]  # those that the application changes
     clock: Callable[[], int]
     _kinds: frozenset[type]
+    isolation: Isolation = field(default_factory=Isolation, repr=False)
     _warned: set[str] = field(default_factory=set[str], repr=False)
 
     @classmethod
@@ -184,14 +186,18 @@ class SessionConfig:
         return cls(
             settings,
             SessionCookie(settings.cookie_name, serializer),
-            Table(model_class, names, partial(_expired, features, settings)),
-            features,
-            tuple(each for each in features if type(each).check is not Feature.check),
-            tuple(
-                each for each in reversed(features) if type(each).act is not Feature.act
+            Table(
+                model_class,
+                names,
+                issubclass(model_class, JSONDataMixin),
+                partial(_expired, features, settings),
             ),
-            tuple(each for each in features if type(each).note is not Feature.note),
+            features,
+            _those_with("has_expired", features),
+            _those_with("due", features),
+            _those_with("note", features),
             tuple(name for each in features for name in each.settings),
+            tuple(name for each in features for name in each.own_columns),
             clock,
             frozenset(kind for each in features for kind in type(each).__mro__),
         )
@@ -206,12 +212,21 @@ class SessionConfig:
             return self.settings
         own: dict[str, Any] = {}
         for feature in self.features:
-            for name, value in feature.own_settings(values).items():
+            for name, value in feature.settings_in(values).items():
                 try:
                     own[name] = _BY_NAME[name].parse(value)
                 except ValueError:
-                    raise _bad_setting(feature, name, value) from None
+                    # NULL: the row is older than the column.
+                    if value is not None:
+                        raise _bad_setting(feature, name) from None
         return replace(self.settings, **own)
+
+    def columns_for(self, settings: DefaultSettings, created: int) -> dict[str, Any]:
+        """Return the columns that hold a session's own settings."""
+        columns: dict[str, Any] = {}
+        for feature in self.features:
+            columns.update(feature.columns_for(settings, created))
+        return columns
 
     def cookie_attributes(self, settings: DefaultSettings) -> CookieAttributes:
         """Return the attributes that the settings give to the cookie."""
@@ -228,6 +243,12 @@ class SessionConfig:
         """Return the SQL for "expired at the time now"; None if nothing can expire."""
         at = literal(now, BigInteger)
         return _expired(self.features, self.settings, self.table.columns, at)
+
+    @property
+    def may_be_lasting(self) -> bool:
+        """Whether cookies can have a max-age, so that they have to be sent again."""
+        is_own = "cookie_max_age" in self.own_settings
+        return is_own or self.settings.cookie_max_age is not None
 
     def has(self, feature: type[Feature]) -> bool:
         """Tell whether the model has the feature."""
@@ -248,15 +269,19 @@ class SessionConfig:
             log.warning(message)
 
 
-def _bad_setting(feature: Feature, name: str, value: object) -> InconsistentDataError:
+def _those_with(name: str, features: Iterable[Feature]) -> tuple[Feature, ...]:
+    """Return the features that have an answer of their own to a question."""
+    default = getattr(Feature, name)
+    return tuple(each for each in features if getattr(type(each), name) is not default)
+
+
+def _bad_setting(feature: Feature, name: str) -> InconsistentDataError:
     """Return the error for what is in the row, without quoting it."""
     source = "" if name in feature.columns else f" (from {feature.columns[-1]})"
-    given = "None" if value is None else "what is there"
     return InconsistentDataError(
         f"the row of this session holds a bad setting: {name}{source} must be"
-        f" {_BY_NAME[name].valid}, not {given}. Was the column added to a table with"
-        " rows in it? Set it in these rows, or delete them (see 'Adding a mixin' in"
-        " the documentation)"
+        f" {_BY_NAME[name].valid}. Was it written by another program? Correct it, or"
+        " delete the row"
     )
 
 

@@ -1,98 +1,122 @@
-"""What a feature of the model is: the moments at which it can act."""
+"""What a feature of the model is: questions that the core asks, and their answers."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 from sqlalchemy import ColumnElement
 
-if TYPE_CHECKING:
-    from .cookie import Ticket
-    from .record import Record
-    from .settings import DefaultSettings
-    from .visit import Visit
+from .cookie import Ticket
+from .settings import DefaultSettings
 
-__all__ = ["Change", "Feature", "Verdict"]
+__all__ = ["Due", "Feature", "Use", "Values", "Verdict"]
+
+#: The library's columns of a row, but for its documents, by name.
+Values = Mapping[str, Any]
 
 
 class Verdict(enum.Enum):
-    """What a feature finds when a stored session is loaded."""
+    """What is found when a stored session is loaded with a cookie."""
 
     VALID = enum.auto()
-    #: Its time is over: it is deleted, unless another request extended it.
+    #: Its time is over: it's deleted, unless another request extended it.
     EXPIRED = enum.auto()
     #: The cookie is of no use for it: the session starts new and the row stays.
     USELESS = enum.auto()
-    #: The cookie must have been stolen or copied: it is deleted, whatever happens.
+    #: The cookie was replaced a moment ago: the session is empty, and isn't stored.
+    LATE = enum.auto()
+    #: The cookie must have been copied: the session is deleted, whatever happens.
     VIOLATED = enum.auto()
 
 
-class Change(NamedTuple):
-    """A change of a row that is made only if the row is as expected.
+@dataclass(frozen=True)
+class Use:
+    """How a request uses a stored session."""
 
-    It is not one that the user made: the version is not looked at. Whoever made the
-    same change at the same time was first, and nothing is lost.
+    ticket: Ticket
+    #: When the request came to the session, and when it commits, in seconds.
+    now: int
+    commit: int
+    #: Whether it wrote something, or called a method that could have.
+    is_write: bool
+    #: Whether it may extend the session, or start to renew it.
+    extends: bool = True
+
+
+class Due(NamedTuple):
+    """What's due for a row besides the user's changes.
+
+    It's done only if the columns of ``guard`` hold what they held: whoever else did it
+    meanwhile was first, and nothing is lost. The version isn't looked at.
     """
 
-    expected: dict[str, Any]
-    values: dict[str, Any]
-    #: What the cookie is to carry if the row was as expected.
+    guard: dict[str, Any]
+    changes: dict[str, Any]
+    #: What ``idle_expire`` becomes, unless it's later already.
+    extend_to: int | None = None
+    #: What the cookie is to carry then.
     ticket: Ticket | None = None
 
 
 class Feature:
     """One ability that a mixin gives to the model.
 
-    A feature is a stateless object that is made once per session factory, for
-    each mixin that the model has. The core calls every feature at each of the
-    moments below, without knowing which ones there are. Each does nothing by
+    A feature is a stateless object, made once per session factory for each mixin that
+    the model has. It answers questions and changes nothing. Each answer is "nothing" by
     default.
     """
 
     #: The mixin of the model that switches the feature on.
     mixin: ClassVar[type]
-    #: The columns of the mixin, which are loaded and stored with the session.
-    columns: ClassVar[tuple[str, ...]]
+    #: The columns of the mixin, which are loaded with the session.
+    columns: ClassVar[tuple[str, ...]] = ()
+    #: Those of them that the application changes, through the session.
+    own_columns: ClassVar[tuple[str, ...]] = ()
     #: The settings that each session has of its own.
     settings: ClassVar[tuple[str, ...]] = ()
     #: What events call it when the feature lets a session expire.
     cause: ClassVar[str] = ""
 
-    def own_settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the session's own settings, from the values of its columns."""
+    def settings_in(self, values: Values) -> dict[str, Any]:
+        """Return the session's own settings, from its columns."""
         return {name: values[name] for name in self.settings}
 
-    def keep_settings(self, values: dict[str, Any], settings: DefaultSettings) -> None:
-        """Make the columns of a new session say what its settings are."""
-        for name in self.settings:
-            values[name] = getattr(settings, name)
+    def columns_for(self, settings: DefaultSettings, created: int) -> dict[str, Any]:
+        """Return the columns that hold the session's own settings."""
+        return {name: getattr(settings, name) for name in self.settings}
 
-    def is_empty(self, record: Record) -> bool:
-        """Tell whether there is nothing that makes a new session worth storing."""
+    def is_empty(self, values: Values) -> bool:
+        """Tell whether there's nothing that makes a new session worth storing."""
         return True
 
-    def begin(self, record: Record, now: int) -> None:
-        """Prepare a session that is about to be inserted."""
+    def begin(self, settings: DefaultSettings, now: int) -> dict[str, Any]:
+        """Return the columns of a session that is about to be inserted."""
+        return {}
 
-    def check(self, record: Record, ticket: Ticket, now: int) -> Verdict:
-        """Judge a session that has just been loaded with the ticket."""
-        return Verdict.VALID
+    def has_expired(self, values: Values, settings: DefaultSettings, now: int) -> bool:
+        """Tell whether the session's time is over."""
+        return False
 
-    def act(self, visit: Visit, record: Record) -> Change | None:
-        """Decide what is due for a stored session, just before it is written."""
+    def due(self, values: Values, settings: DefaultSettings, use: Use) -> Due | None:
+        """Return what's due for a stored session, just before the commit."""
         return None
 
-    def note(self, request: Any, record: Record) -> None:
-        """Note what the request tells, when a session begins or its user changes."""
-
-    def rotate(self, record: Record) -> dict[str, Any]:
-        """Return new values, secrets above all, for a session that gets a new id.
-
-        They are stored also where they do not differ from what was loaded.
-        """
+    def note(
+        self, environ: Mapping[str, Any], settings: DefaultSettings, columns: Any
+    ) -> dict[str, Any]:
+        """Return what the request tells when a session begins or its user changes."""
         return {}
+
+    def rotate(self, values: Values, now: int) -> dict[str, Any]:
+        """Return what changes when the session's cookie is replaced at once."""
+        return {}
+
+    def ends(self, values: Values, settings: DefaultSettings) -> int | None:
+        """Return the last second of the session, None if there is none."""
+        return None
 
     def extended(
         self,
@@ -100,7 +124,7 @@ class Feature:
         settings: DefaultSettings,
         now: ColumnElement[int],
     ) -> dict[str, ColumnElement[Any]]:
-        """Return, as SQL, what columns become in a row that is used at the time now."""
+        """Return, as SQL, what columns become in a row that's used at the time now."""
         return {}
 
     def expired(
@@ -109,8 +133,8 @@ class Feature:
         settings: DefaultSettings,
         now: ColumnElement[int],
     ) -> ColumnElement[bool] | None:
-        """Return the SQL for "expired at the time now"; None if there is no timeout.
+        """Return the SQL for "expired at the time now"; None if there's no timeout.
 
-        It is true or false, and never NULL, so that its negation says who is alive.
+        It's true or false, and never NULL, so that its negation says who is alive.
         """
         return None

@@ -1,30 +1,99 @@
-"""What ``pyramid_session_check`` finds."""
+"""What was found out about cookies: expired, stolen, malformed; and what can wait."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+import uuid
+from typing import Any
 
-__all__ = ["Finding", "error", "hint", "ok"]
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import Session as DBSession
 
+from .after_commit import tell
+from .config import SessionConfig
+from .events import RenewalViolationEvent, SessionExpiredEvent, SessionRevokedEvent
+from .feature import Due
+from .settings import DefaultSettings
+from .table import Row
+from .upkeep import expiry_of
 
-class Finding(NamedTuple):
-    """One line of the report: level, what it is about, and what there is to say."""
+__all__ = ["Findings"]
 
-    level: str
-    subject: str
-    text: str
-
-
-def ok(subject: str, text: str) -> Finding:
-    """Say that all is well."""
-    return Finding("ok", subject, text)
-
-
-def hint(subject: str, text: str) -> Finding:
-    """Say what works, and could be better."""
-    return Finding("hint", subject, text)
+log: logging.Logger = logging.getLogger(__name__)
 
 
-def error(subject: str, text: str) -> Finding:
-    """Say what does not work, or loses something."""
-    return Finding("error", subject, text)
+class Findings:
+    """What a visit has found, and what is to be done about it."""
+
+    def __init__(self, config: SessionConfig, request: Any):
+        self._config = config
+        self._request = request
+        self._events: list[Any] = []  # to be sent as soon as there is a state
+        self.expired: dict[uuid.UUID, tuple[int, SessionExpiredEvent, Row]] = {}
+        self.violated: dict[uuid.UUID, RenewalViolationEvent] = {}
+        #: What is due after the commit, for which session, with which settings.
+        self.deferred: tuple[uuid.UUID, Due, DefaultSettings] | None = None
+        self.is_end_expected: bool = False  # of the request, by a finished callback
+        self._has_warned = False
+
+    def __bool__(self) -> bool:
+        return bool(self.expired or self.violated or self.deferred)
+
+    def notify(self, event: Any) -> None:
+        """Send an event as soon as the session can be used."""
+        self._events.append(event)
+
+    def send(self) -> None:
+        """Send the events that are waiting."""
+        while self._events:
+            self._request.registry.notify(self._events.pop(0))
+
+    def warn_once(self, message: str) -> None:
+        """Log one warning in a request, the first."""
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning(message)
+
+    def found_expired(self, row: Row, now: int) -> None:
+        """Know a session that is over."""
+        cause = expiry_of(self._config, row, now) or ""
+        fingerprint = self._config.cookie.fingerprint(row["id"])
+        event = SessionExpiredEvent(
+            self._request, fingerprint, row.get("userid"), cause
+        )
+        self.expired[row["id"]] = (now, event, row)
+
+    def found_violated(self, row: Row) -> None:
+        """Know a session whose cookie was copied."""
+        if row["id"] not in self.violated:
+            event = RenewalViolationEvent(self._request, userid=row.get("userid"))
+            self.violated[row["id"]] = event
+            self._events.append(event)
+
+    def acquit(self, key: uuid.UUID) -> None:
+        """Forget a violation: the request has the good cookie, too."""
+        mistaken = self.violated.pop(key, None)
+        if mistaken in self._events:
+            self._events.remove(mistaken)
+
+    def delete_expired(
+        self, connection: Connection, dbsession: DBSession
+    ) -> DefaultSettings | None:
+        """Delete what is over, and still is; return the settings of one that was."""
+        settings = None
+        for key, (now, event, row) in self.expired.items():
+            if self._config.table.delete_expired(connection, key, now):
+                tell(dbsession, self._request.registry, event)
+                settings = settings or self._config.settings_of(row)
+        self.expired.clear()
+        return settings
+
+    def delete_violated(self, connection: Connection, dbsession: DBSession) -> None:
+        """Delete the sessions whose cookies were copied."""
+        for key, violation in self.violated.items():
+            if self._config.table.delete(connection, key):
+                fingerprint = self._config.cookie.fingerprint(key)
+                event = SessionRevokedEvent(
+                    self._request, fingerprint, violation.userid, "renewal violation"
+                )
+                tell(dbsession, self._request.registry, event)

@@ -62,7 +62,7 @@ def _positive(argument: str) -> int:
 
 def _collect(request: Any, arguments: argparse.Namespace) -> int:
     factory = factory_of(request, arguments.prefix)
-    config = factory._config  # pyright: ignore[reportPrivateUsage]
+    config = factory.config
     name = factory.model_class.__qualname__
     say = _be_silent if arguments.quiet else print
     if not can_expire(config):

@@ -5,17 +5,20 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from pyramid.csrf import SessionCSRFStoragePolicy
+from pyramid.interfaces import ICSRFStoragePolicy
 from pyramid.request import CallbackMethodsMixin
 from pyramid.threadlocal import manager as threadlocals
-from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session
+from transaction import TransactionManager
 from transaction.interfaces import NoTransaction
-from zope.sqlalchemy import datamanager
+from zope.sqlalchemy import datamanager, register
 
+from .cookie import vary_on_cookie
 from .exceptions import ConfigurationError
 
 try:
@@ -27,15 +30,18 @@ __all__ = [
     "COMMITTING",
     "Phase",
     "commits_after_exception_view",
+    "csrf_key_of",
     "dbsession_of",
+    "end_abandoned",
     "has_written",
     "in_exception_view",
     "in_subrequest",
     "is_over",
     "outer_requests",
-    "own_transaction",
     "phase_of",
+    "short_transaction",
     "transaction_of",
+    "vary_with",
     "will_be_retried",
 ]
 
@@ -47,17 +53,19 @@ _OPEN = frozenset({"Active", "Doomed"})
 def transaction_of(request: Any) -> Any:
     """Return the transaction that the request runs in now, or None.
 
-    A thread-local transaction manager hands out a transaction also where nobody
-    will commit it, so without pyramid_tm (or repoze.tm) around it does not count.
+    A thread-local transaction manager hands out a transaction also where nothing will
+    commit it, so without pyramid_tm (or repoze.tm) around it, or around the request
+    that waits for this one, it doesn't count.
     """
     manager = getattr(request, "tm", None)
     if manager is None:
         return None
-    environ = request.environ
     if not (
-        "tm.active" in environ
-        or "repoze.tm.active" in environ
-        or getattr(manager, "explicit", False)
+        getattr(manager, "explicit", False)
+        or _is_managed(request)
+        or any(
+            _is_managed(each) and each.tm is manager for each in outer_requests(request)
+        )
     ):
         return None
     try:
@@ -65,6 +73,11 @@ def transaction_of(request: Any) -> Any:
     except NoTransaction:
         return None
     return transaction if transaction.status in _OPEN else None
+
+
+def _is_managed(request: Any) -> bool:
+    environ = request.environ
+    return "tm.active" in environ or "repoze.tm.active" in environ
 
 
 def dbsession_of(request: Any, name: str) -> Session:
@@ -90,17 +103,100 @@ def has_written(dbsession: Session) -> bool:
 
 
 @contextmanager
-def own_transaction(bind: Engine | Connection) -> Generator[Connection]:
-    """Begin and commit a transaction beside that of the request.
+def short_transaction(
+    request: Any, dbsession_name: str, *, commits: bool
+) -> Generator[tuple[Any, Session]]:
+    """Begin a transaction of the request's own kind for a moment: another of ``tm``.
 
-    On a Connection, which somebody else has begun a transaction on, a savepoint.
+    On the request's dbsession, so that all that the application set up for it holds.
+    Without pyramid_tm, and where the application is in a transaction of its own making,
+    it's a dbsession made like that one, beside it. Yields the transaction manager and
+    the dbsession. An error aborts it, and so does its end unless it ``commits``.
     """
-    if isinstance(bind, Connection):
-        with bind.begin_nested() if bind.in_transaction() else bind.begin():
-            yield bind
-    else:
-        with bind.begin() as connection:
-            yield connection
+    manager: Any = getattr(request, "tm", None)
+    dbsession = dbsession_of(request, dbsession_name)
+    is_beside = manager is None or not _is_free(manager)
+    if is_beside:
+        manager = TransactionManager(explicit=True)
+        dbsession = _made_like(dbsession)
+        register(dbsession, transaction_manager=manager)
+    manager.begin()
+    try:
+        yield manager, dbsession
+        if commits:
+            manager.commit()
+    finally:
+        # Of one that was committed there's nothing left to abort.
+        with suppress(NoTransaction):
+            manager.abort()
+        if is_beside:
+            dbsession.close()
+
+
+def _is_free(manager: Any) -> bool:
+    """Tell whether beginning a transaction ends none that is of use to anyone."""
+    try:
+        transaction = manager.get()
+    except NoTransaction:
+        return True
+    # A thread-local manager has always one, in which there may be nothing.
+    is_explicit = getattr(manager, "explicit", False)
+    return (
+        not is_explicit and transaction.status in _OPEN and not transaction._resources
+    )
+
+
+def _made_like(dbsession: Session) -> Session:
+    """Return a new dbsession with all that the application gave to this one.
+
+    Whatever its class takes to be made, and with the listeners on it.
+    """
+    twin = object.__new__(type(dbsession))
+    # Its own state, identity map and all, comes from SQLAlchemy's constructor.
+    Session.__init__(
+        twin,
+        dbsession.bind,
+        autoflush=dbsession.autoflush,
+        expire_on_commit=dbsession.expire_on_commit,
+        twophase=dbsession.twophase,
+        binds=dict(vars(dbsession)["_Session__binds"]),
+        info=dict(dbsession.info),
+        query_cls=vars(dbsession).get("_query_cls"),
+        join_transaction_mode=dbsession.join_transaction_mode,
+    )
+    for name, value in vars(dbsession).items():
+        if name not in vars(twin) or name == "execution_options":
+            setattr(twin, name, value)
+    dispatch: Any = twin.dispatch
+    dispatch._update(dbsession.dispatch, only_propagate=False)
+    return twin
+
+
+def end_abandoned(request: Any, unit_is_open: bool) -> None:
+    """Abort a transaction of the request that is open, and that nothing will end.
+
+    pyramid_tm leaves it open if a before-commit hook raises, and if a view raises what
+    is no Exception, such as SystemExit.
+    """
+    manager, environ = getattr(request, "tm", None), request.environ
+    if manager is None or in_subrequest(request) or "repoze.tm.active" in environ:
+        return
+    error = sys.exc_info()[1]
+    is_going_on = "tm.active" in environ and (
+        error is None or isinstance(error, Exception)
+    )
+    if is_going_on or not (unit_is_open or getattr(manager, "explicit", False)):
+        return
+    with suppress(NoTransaction):
+        manager.abort()
+
+
+def csrf_key_of(request: Any) -> str | None:
+    """Return the key of the session's dict that holds the CSRF token, if one does."""
+    if request is None:
+        return None
+    policy = request.registry.queryUtility(ICSRFStoragePolicy)
+    return policy.key if isinstance(policy, SessionCSRFStoragePolicy) else None
 
 
 class Phase(enum.Enum):
@@ -181,6 +277,11 @@ def outer_requests(request: Any) -> Sequence[Any]:
         for each in requests
         if each is not request and isinstance(each, CallbackMethodsMixin)
     ]
+
+
+def vary_with(request: Any, response: Any) -> None:
+    """Say that a response depends on the cookies: a subrequest's session was used."""
+    vary_on_cookie(response)
 
 
 #: What zope.sqlalchemy thinks of each dbsession. Nothing public tells.

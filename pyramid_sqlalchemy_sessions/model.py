@@ -44,13 +44,24 @@ __all__ = [
 
 
 #: The columns of BaseMixin.
-BASE_COLUMNS = ("id", "created", "version", "data", "flash")
+BASE_COLUMNS = (
+    "id",
+    "created",
+    "version",
+    "data",
+    "flash",
+    "renewal_id",
+    "rotated",
+    "rotated_from",
+    "sent",
+)
 
 
 class JSONDataMixin:
     """Store the session's dict as JSON instead of a pickle.
 
-    Other programs can read it then; keys must be strings, values JSON values.
+    Other programs can read it then. Keys are strings; values are JSON values, date,
+    datetime, time, timedelta, Decimal, UUID, bytes and tuple.
     """
 
 
@@ -69,6 +80,10 @@ class BaseMixin:
         created: Mapped[int]
         flash: Mapped[Any]
         version: Mapped[int]
+        renewal_id: Mapped[uuid.UUID | None]
+        rotated: Mapped[int | None]
+        rotated_from: Mapped[uuid.UUID | None]
+        sent: Mapped[int | None]
 
     id = mapped_column(Uuid, primary_key=True)
     #: When the session was made, in seconds since the epoch.
@@ -76,6 +91,14 @@ class BaseMixin:
     flash = mapped_column(JSON, nullable=False)
     #: How often the row was written: no write may overwrite one that it did not see.
     version = mapped_column(Integer, nullable=False)
+    #: What the cookie carries beside the id; NULL until there is one.
+    renewal_id = mapped_column(Uuid)
+    #: When the cookie was last replaced by a rotation, in seconds since the epoch.
+    rotated = mapped_column(BigInteger)
+    #: The renewal id that this rotation replaced.
+    rotated_from = mapped_column(Uuid)
+    #: When a cookie with a max-age was last sent.
+    sent = mapped_column(BigInteger)
 
     # SQLAlchemy would take an annotation for that of the attribute.
     @declared_attr

@@ -10,9 +10,9 @@ from sqlalchemy import Column, inspect, text
 from sqlalchemy.engine import Connection, Dialect, Inspector
 from sqlalchemy.types import TypeEngine
 
+from .check_findings import Finding, error, hint, ok
 from .columns import MYSQL, SMALL_PACKET
 from .config import SessionConfig
-from .findings import Finding, error, hint, ok
 
 __all__ = ["findings_of_database"]
 
@@ -43,7 +43,7 @@ def _of_isolation(config: SessionConfig, connection: Connection) -> Iterator[Fin
             "AUTOCOMMIT: nothing can be rolled back, neither sessions nor the rest",
         )
         return
-    if config.table.may_conflict(connection):
+    if config.isolation.may_conflict(connection):
         meaning = (
             "extensions and renewals are stored after the commit, because the database"
             " may refuse them at this level"

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import Any, NoReturn, Protocol
+from uuid import UUID
 
 from pyramid.interfaces import ISession, ISessionFactory
 from zope.interface import implementer
 
+from .codec import copy_message
 from .config import SessionConfig, factory_args_from_settings
 from .exceptions import InconsistentDataError
-from .features.csrf import CSRF, TOKEN_SIZE, new_token
-from .features.userid import Userid
-from .record import Record, json_text
+from .features.csrf import CSRF
+from .features.userid import Userid, userid_for
+from .host import csrf_key_of
+from .identifiers import TOKEN_SIZE, new_token
 from .serializer import Serializer
-from .settings import DefaultSettings, SessionSettings
-from .unit import watch_dbsessions
+from .session_settings import SessionSettings
+from .settings import DefaultSettings
+from .state import State
 from .visit import Visit
+from .watch import watch_dbsessions
 
 __all__ = [
     "Session",
@@ -27,8 +31,21 @@ __all__ = [
     "session_factory_from_settings",
 ]
 
-#: Types whose values cannot change, and are equal only if they are stored alike.
+#: Types whose values can't change, and are equal only if they are stored alike.
 _PLAIN = frozenset({str, int, bool, bytes, type(None)})
+
+
+class Visitor(Protocol):
+    """What the session needs to know where to read and to write."""
+
+    @property
+    def request(self) -> Any: ...
+    def read(self) -> State: ...
+    def touch(self, state: State) -> State: ...
+    def use(self, state: State) -> None: ...
+    def lend(self, state: State, value: Any) -> Any: ...
+    def instance(self) -> Any: ...
+    def persist(self) -> None: ...
 
 
 @implementer(ISession)
@@ -36,132 +53,168 @@ class Session(MutableMapping[Any, Any]):
     """A web session: a dict that is stored with the request's transaction.
 
     Nothing happens before the first use, and nothing is written before the commit.
-    A mutable value may be changed in place: that is noticed.
+    A mutable value may be changed in place: that's noticed.
 
     Any use raises ConfigurationError if there is no dbsession, InconsistentDataError if
-    the row contradicts the settings. A change raises TransactionRequiredError where
-    nothing can store it any more. The commit raises TypeError for a value that cannot
-    be stored, ValueError for too much of it, and SQLAlchemy's StaleDataError if another
-    request has written meanwhile.
+    what it needs of the row can't be read. A change raises TransactionRequiredError
+    where nothing can store it any more. The commit raises TypeError for a value that
+    can't be stored, ValueError for too much of it, and SQLAlchemy's StaleDataError if
+    another request has changed what this one has read or changed.
     """
 
-    __slots__ = ("_config", "_request", "_settings", "_visit")
+    __slots__ = ("_config", "_settings", "_visit", "_visitor")
 
-    def __init__(self, config: SessionConfig, request: Any):
+    def __init__(self, config: SessionConfig, visitor: Callable[[], Visitor]):
         self._config = config
-        self._request = request
-        self._visit: Visit | None = None
+        self._visitor = visitor
+        self._visit: Visitor | None = None
         self._settings: SessionSettings | None = None
 
-    def _read(self) -> Record:
+    def _begin(self) -> Visitor:
         """The only lazy point: here the cookie is read and the row is loaded."""
         visit = self._visit
         if visit is None:
-            visit = self._visit = Visit(self._config, self._request)
-        return visit.read()
+            visit = self._visit = self._visitor()
+        return visit
 
-    def _write(self) -> Record:
-        record = self._read()
-        assert self._visit is not None
-        self._visit.touch(record)
-        return record
+    def _read(self) -> State:
+        return self._begin().read()
+
+    def _write(self) -> State:
+        visit = self._begin()
+        return visit.touch(visit.read())
 
     # The dict.
 
     def __getitem__(self, key: Any) -> Any:
-        record = self._read()
-        value = record.data.read()[key]
-        if type(value) not in _PLAIN:
-            self._expose(record)
-        return value
-
-    def _expose(self, record: Record) -> None:
-        """Look for changes later: somebody gets hold of a value that can change."""
-        assert self._visit is not None
-        self._visit.expose(record)
+        state = self._read()
+        value = state.data.get(key)
+        return value if type(value) in _PLAIN else self._begin().lend(state, value)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        record = self._read()
-        document = record.data
-        document.check_keys((key,))
-        data = document.read()
-        assert self._visit is not None
-        if key in data and _is_same(data[key], value):
-            self._visit.use(record)
+        visit, state = self._begin(), self._read()
+        state.data.codec.check_keys((key,))
+        if state.data.has(key) and _is_same(state.data.content[key], value):
+            visit.use(state)
         else:
-            self._visit.touch(record)
-            document.write()[key] = value
+            visit.touch(state).data.set(key, value)
 
     def __delitem__(self, key: Any) -> None:
-        record = self._write()
-        del record.data.read()[key]
-        record.data.write()
+        if not self._read().data.has(key):
+            raise KeyError(key)
+        self._write().data.pop(key)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._read().data.read())
+        return iter(self._read().data.all())
 
     def __len__(self) -> int:
-        return len(self._read().data.read())
+        return len(self._read().data.all())
 
     def __contains__(self, key: object) -> bool:
-        return key in self._read().data.read()
+        return self._read().data.has(key)
 
     def __reversed__(self) -> Iterator[Any]:
-        return iter(reversed(self._read().data.read()))
+        return iter(reversed(self._read().data.all()))
 
     def __bool__(self) -> bool:
-        return bool(self._read().data.read())
+        return bool(self._read().data.all())
 
     def __repr__(self) -> str:
         return f"<session of {self._config.table.model_class.__qualname__}>"
 
+    def __or__(self, other: Any) -> dict[Any, Any]:
+        return (
+            self.copy() | dict(other) if isinstance(other, Mapping) else NotImplemented
+        )
+
+    def __ror__(self, other: Any) -> dict[Any, Any]:
+        return (
+            dict(other) | self.copy() if isinstance(other, Mapping) else NotImplemented
+        )
+
+    def __ior__(self, other: Any) -> Session:
+        self.update(other)
+        return self
+
+    def __json__(self, request: Any = None) -> dict[Any, Any]:
+        """Return what Pyramid's JSON renderer shows."""
+        return self.copy()
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        raise TypeError(
+            "a session can't be copied; copy what it holds: copy.deepcopy(dict(session))"
+        )
+
+    def copy(self) -> dict[Any, Any]:
+        """Return a dict with the same keys and values."""
+        return dict(self)
+
     def update(self, *args: Any, **kw: Any) -> None:
         """Take over all pairs of a mapping, or of an iterable of pairs."""
         changes = dict(*args, **kw)
-        document = self._write().data
-        document.check_keys(changes)
-        data = document.read()
+        visit, state = self._begin(), self._read()
+        state.data.codec.check_keys(changes)
         differing = {
             key: value
             for key, value in changes.items()
-            if not (key in data and _is_same(data[key], value))
+            if not (state.data.has(key) and _is_same(state.data.content[key], value))
         }
-        if differing:
-            document.write().update(differing)
+        if not differing:
+            visit.use(state)
+            return
+        data = visit.touch(state).data
+        for key, value in differing.items():
+            data.set(key, value)
 
     def pop(self, key: Any, *default: Any) -> Any:
-        """Remove a key and return its value, or the default if it is missing."""
-        record = self._read()
-        assert self._visit is not None
-        if key in record.data.read():
-            self._visit.touch(record)
-            return record.data.write().pop(key)
-        self._visit.use(record)
+        """Remove a key and return its value, or the default if it's missing."""
+        visit, state = self._begin(), self._read()
+        if state.data.has(key):
+            return visit.touch(state).data.pop(key)
+        visit.use(state)
         return {}.pop(key, *default)
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
-        """Return the value of a key, which becomes the default if it is missing."""
-        record = self._read()
-        assert self._visit is not None
-        if key in record.data.read():
-            self._visit.use(record)
+        """Return the value of a key, which becomes the default if it's missing."""
+        visit, state = self._begin(), self._read()
+        if state.data.has(key):
+            visit.use(state)
         else:
             self[key] = default
         return self[key]
 
     def clear(self) -> None:
         """Remove all keys. Flash messages, user and CSRF token stay."""
-        if self._write().data.read():
-            self._read().data.write().clear()
+        state = self._read()
+        if state.data.all():
+            self._write().data.replace({})
+        else:
+            self._begin().use(state)
 
     def popitem(self) -> tuple[Any, Any]:
         """Remove and return the pair that was added last."""
-        document = self._write().data
-        pair = document.read().popitem()
-        document.write()
-        return pair
+        content = self._read().data.all()
+        if not content:
+            raise KeyError("the session is empty")
+        key = next(reversed(content))
+        return key, self._write().data.pop(key)
+
+    @property
+    def model_class(self) -> type[Any]:
+        """The model that the session is stored with."""
+        return self._config.table.model_class
 
     # ISession.
+
+    @property
+    def id(self) -> UUID:
+        """The session's id, the same for its whole life.
+
+        That of a new session is drawn when it's first asked for. It isn't the secret
+        in the cookie, but there's no reason to show it to anyone.
+        """
+        key: UUID = self._read().id
+        return key
 
     @property
     def created(self) -> int:
@@ -171,33 +224,63 @@ class Session(MutableMapping[Any, Any]):
 
     @property
     def new(self) -> bool:
-        """Whether the session is not stored yet."""
-        return self._read().key is None
+        """Whether the session isn't stored yet."""
+        return self._read().loaded is None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the request's cookie was replaced while it was on its way.
+
+        Then the session is empty, and what's done to it isn't stored, but for a login.
+        """
+        return self._read().late is not None
 
     def changed(self) -> None:
         """Store the session even if no difference can be seen."""
-        self._write().forced = True
+        self._write().is_forced = True
+
+    def persist(self) -> None:
+        """Write the session now instead of at the commit, so that its row is there.
+
+        Then rows with a foreign key to ``session.id`` can follow. The row is locked
+        until the transaction ends. Raises TransactionRequiredError if there is none.
+        """
+        self._begin().persist()
 
     def invalidate(self) -> None:
         """Delete the session and all it holds, with its cookie, when this commits.
 
-        From now on this is another, new session.
+        From now on this is another, new session. (OWASP ASVS 5.0, 7.4.1.)
         """
-        self._write().deleted = True
-        self._read()
+        self._write().end(self._begin().request)
         if self._settings is not None:
             self._settings.discard()
 
     def rotate(self) -> None:
-        """Give the session a new id and a new CSRF token, keeping its data.
+        """Replace the cookie and the CSRF token; the session keeps id and data.
 
-        The old id is dead after the commit, and the response carries the new one.
-        Do it whenever the rights of the session grow; a change of ``userid`` does it
-        by itself. A new session has nothing to rotate. (OWASP ASVS 5.0, 7.2.4: the
-        application generates a new session token on user authentication, including
-        re-authentication, and terminates the current session token.)
+        Once this has committed, the cookie before gives no access, and the response
+        carries the new one. Do it whenever the rights of the session grow; a change of
+        ``userid`` does it by itself. A new session has nothing to rotate. (OWASP ASVS
+        5.0, 7.2.4: the application generates a new session token on user
+        authentication, including re-authentication, and terminates the current one.)
         """
-        self._write().rotate()
+        self._rotate(self._write())
+
+    def _rotate(self, state: State) -> None:
+        request = self._begin().request
+        state.rotate(request)
+        if state.loaded is None:
+            return
+        if state.values.get("csrf_token") is not None:
+            state.assign({"csrf_token": new_token()})
+        key = csrf_key_of(request)
+        if key is not None:
+            try:
+                if state.data.has(key):
+                    state.data.set(key, _token_text(new_token()))
+            except InconsistentDataError:  # then the token can't be read either
+                pass
 
     @property
     def settings(self) -> SessionSettings:
@@ -214,39 +297,33 @@ class Session(MutableMapping[Any, Any]):
     def instance(self) -> Any:
         """The mapped object of the session, None while the session is new.
 
-        The library's columns on it are for reading; the model's own may be edited.
+        It's one object for the whole transaction. The library's columns on it are for
+        reading: a change of them is refused at the flush. The model's own may be
+        edited.
         """
-        self._read()
-        assert self._visit is not None
-        return self._visit.instance()
+        return self._begin().instance()
 
     # Flash messages.
 
     def flash(self, msg: Any, queue: str = "", allow_duplicate: bool = True) -> None:
         """Add a message, any JSON value, to the end of a queue.
 
-        Without ``allow_duplicate`` a message that is in the queue is not added again.
+        Without ``allow_duplicate`` a message that is in the queue isn't added again.
         TypeError for what is no JSON value.
         """
-        if not isinstance(queue, str):
-            raise TypeError(f"the name of a flash queue is a str, not {queue!r}")
-        msg, queue = _json_value(msg), _json_value(queue)
-        document = self._write().flash
-        if allow_duplicate or msg not in document.read().get(queue, ()):
-            document.write().setdefault(queue, []).append(msg)
+        _check_queue(queue)
+        message, queue = copy_message(msg), copy_message(queue)
+        flash = self._write().flash
+        if allow_duplicate or message not in flash.peek(queue):
+            flash.push(queue, message)
 
     def pop_flash(self, queue: str = "") -> list[Any]:
         """Remove a queue and return its messages."""
-        record = self._read()
-        if queue not in record.flash.read():
-            return []
-        messages: list[Any] = self._write().flash.write().pop(queue)
-        return messages
+        return self._write().flash.pop(queue) if self.peek_flash(queue) else []
 
     def peek_flash(self, queue: str = "") -> list[Any]:
         """Return the messages of a queue and leave them there."""
-        messages = self._read().flash.read().get(queue, ())
-        return [_json_value(message) for message in messages]
+        return self._read().flash.peek(queue)
 
     # CSRF token and user.
 
@@ -256,7 +333,8 @@ class Session(MutableMapping[Any, Any]):
         NotImplementedError without CSRFMixin.
         """
         self._require(CSRF)
-        token = self._write().values["csrf_token"] = new_token()
+        token = new_token()
+        self._write().assign({"csrf_token": token})
         return _token_text(token)
 
     def get_csrf_token(self) -> str:
@@ -265,7 +343,7 @@ class Session(MutableMapping[Any, Any]):
         NotImplementedError without CSRFMixin.
         """
         self._require(CSRF)
-        token = self._read().values["csrf_token"]
+        token = self._read().get("csrf_token")
         if token is None:
             return self.new_csrf_token()
         if len(token) != TOKEN_SIZE:
@@ -280,18 +358,76 @@ class Session(MutableMapping[Any, Any]):
         """The id of the user who is logged in, or None.
 
         Setting another one rotates the session (see ``rotate``), the cure for session
-        fixation. NotImplementedError without UseridMixin.
+        fixation; one user after another finds dict and flash messages empty. A text
+        that stands for an integer or a UUID is converted where the column is one;
+        TypeError for anything else that isn't of its type. NotImplementedError without
+        UseridMixin.
         """
         self._require(Userid)
-        return self._read().values["userid"]
+        return self._read().get("userid")
 
     @userid.setter
     def userid(self, userid: Any) -> None:
         self._require(Userid)
-        record = self._write()
-        if record.values["userid"] != userid:
-            record.values["userid"] = userid
-            record.rotate()
+        userid = userid_for(self._config.table.columns["userid"], userid)
+        state = self._write()
+        was = state.get("userid")
+        if state.late is not None and userid is None:
+            state.end(self._begin().request)
+        elif was != userid:
+            if was is not None and userid is not None:
+                state.forget()
+            state.assign({"userid": userid, "authenticated": None})
+            self._rotate(state)
+
+    @property
+    def authenticated(self) -> int | None:
+        """When the user last proved who they are, in seconds since the epoch.
+
+        None if nobody is logged in, or ``remember`` wasn't called. NotImplementedError
+        without UseridMixin.
+        """
+        self._require(Userid)
+        authenticated: int | None = self._read().get("authenticated")
+        return authenticated
+
+    def authenticate(self, userid: Any) -> None:
+        """Log a user in who has just proved who they are; ``remember`` calls this.
+
+        The same user again rotates the session, too. (OWASP ASVS 5.0, 7.2.4.)
+        NotImplementedError without UseridMixin.
+        """
+        was = self.userid
+        self.userid = userid
+        state = self._write()
+        if state.get("userid") is not None:
+            if state.get("userid") == was:
+                self._rotate(state)
+            state.assign({"authenticated": self._config.clock()})
+
+    def is_fresh(self, seconds: int) -> bool:
+        """Tell whether the user has proved who they are in the last ``seconds``.
+
+        (OWASP ASVS 5.0, 7.5.1: full re-authentication before sensitive changes.)
+        NotImplementedError without UseridMixin.
+        """
+        authenticated = self.authenticated
+        return authenticated is not None and (
+            abs(self._config.clock() - authenticated) <= seconds
+        )
+
+    @property
+    def expires(self) -> int | None:
+        """When the session ends if it isn't used, in seconds since the epoch.
+
+        None for never, and for a new session.
+        """
+        state = self._read()
+        if state.loaded is None:
+            return None
+        row = {**state.loaded, **state.values}
+        ends = [each.ends(row, state.settings) for each in self._config.timeouts]
+        return min((end for end in ends if end is not None), default=None)
 
     def _require(self, feature: type[CSRF] | type[Userid]) -> None:
         if not self._config.has(feature):
@@ -304,15 +440,9 @@ def _is_same(present: Any, value: Any) -> bool:
     return kind in _PLAIN and type(present) is kind and bool(present == value)
 
 
-def _json_value(message: Any) -> Any:
-    """Return a copy of the message, as it will come back from the database."""
-    try:
-        if type(message) is str:
-            message.encode()
-            return message
-        return json.loads(json_text(message))
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise TypeError(f"a flash message must be a JSON value: {exc}") from exc
+def _check_queue(queue: object) -> None:
+    if not isinstance(queue, str):
+        raise TypeError(f"the name of a flash queue is a str, not {queue!r}")
 
 
 def _token_text(token: bytes) -> str:
@@ -328,7 +458,8 @@ class SessionFactory:
     """
 
     def __init__(self, config: SessionConfig):
-        self._config = config
+        #: For the library's own modules.
+        self.config: SessionConfig = config
         self.model_class: type[Any] = config.table.model_class
         self.settings: DefaultSettings = config.settings
         self._cookie_name = config.settings.cookie_name
@@ -336,10 +467,10 @@ class SessionFactory:
     @property
     def mixins(self) -> tuple[str, ...]:
         """The names of the mixins that give features to the model."""
-        return tuple(each.mixin.__name__ for each in self._config.features)
+        return tuple(each.mixin.__name__ for each in self.config.features)
 
     def __call__(self, request: Any) -> Session:
-        return Session(self._config, request)
+        return Session(self.config, lambda: Visit(self.config, request))
 
     def __repr__(self) -> str:
         return f"<{type(self).__qualname__} of {self.model_class.__qualname__}>"

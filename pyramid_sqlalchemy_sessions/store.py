@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session as DBSession
 from sqlalchemy.orm import scoped_session
 
+from .after_commit import is_heard, tell
 from .collector import delete_expired
 from .columns import UNREADABLE, is_unreadable
 from .config import SessionConfig
@@ -30,11 +31,13 @@ from .cookie import Ticket
 from .events import SessionCreatedEvent, SessionEvent, SessionRevokedEvent
 from .exceptions import ConfigurationError, InconsistentDataError
 from .feature import Verdict
+from .features.renewal import judge
 from .features.userid import Userid
-from .outbox import is_heard, tell
-from .record import Record
 from .session import Session, SessionFactory
+from .settle import born
+from .state import State
 from .unit import Unit
+from .upkeep import expiry_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -94,20 +97,17 @@ class SessionStore:
 
     def get(self, id: uuid.UUID) -> dict[Any, Any] | None:
         """Return a copy of the session's dict, None if it is not there or expired."""
-        ticket = Ticket(id)
-        record = self._load(ticket)
-        if record is None or Verdict.EXPIRED in self._verdicts(record, ticket):
-            return None
-        return record.data.copy()
+        state = self._load(id)
+        return None if state is None else state.data.copy().content
 
     def create(self, data: Mapping[Any, Any]) -> uuid.UUID:
         """Store a new session with this dict, and return its id.
 
         Raises TypeError for what cannot be stored, ValueError for what is too large.
         """
-        record = Record(self._config, None)
-        record.data.replace(data)
-        row = record.begin()
+        state = State(self._config, None)
+        state.data.replace(data)
+        row = born(state)
         self._refuse_excess(row)
         self._execute(insert(self._model).values(self._by_column(row)))
         key: uuid.UUID = row["id"]
@@ -121,7 +121,7 @@ class SessionStore:
         KeyError if the session is not there or expired, TypeError for what cannot be
         stored, ValueError for what is too large.
         """
-        document = Record(self._config, None).data
+        document = State(self._config, None).data
         document.replace(data)
         raw = document.encode()  # before anything is changed: it may raise
         self._refuse_excess({"data": raw})
@@ -129,14 +129,14 @@ class SessionStore:
         if known is None:
             is_there = self._update(id, raw)
         else:
-            is_there = self._replace(known, document.copy())
+            is_there = self._replace(known, document.copy().content)
         if not is_there:
             raise KeyError("there is no session with this id")
 
     def delete(self, id: uuid.UUID) -> bool:
         """End the session; tell whether it was there."""
         if self._known(id) is not None:
-            return self._end_known(lambda each: each.key == id) == 1
+            return self._end_known(lambda each: _key_of(each) == id) == 1
         return self._delete(self._columns["id"] == id) == 1
 
     def open(self, cookie_value: str | bytes | None) -> StoredSession | None:
@@ -152,12 +152,18 @@ class SessionStore:
         ticket = self._config.cookie.open(cookie_value)
         if not isinstance(ticket, Ticket):
             return None
-        record = self._load(ticket)
-        if record is None or self._verdicts(record, ticket) - {Verdict.VALID}:
+        state = self._load(ticket.id)
+        if state is None or state.loaded is None:
             return None
-        values = record.values
+        settings, now = state.settings, self._config.clock()
+        if judge(state.loaded, settings, ticket, now) is not Verdict.VALID:
+            return None
+        values = state.values
         return StoredSession(
-            ticket.id, values["created"], values.get("userid"), record.data.copy()
+            ticket.id,
+            values["created"],
+            values.get("userid"),
+            state.data.copy().content,
         )
 
     # The sessions of a user.
@@ -174,7 +180,7 @@ class SessionStore:
             return []
         columns = self._columns
         is_users = self._is_unknown() & (columns["userid"] == userid)
-        known = [each.key for each in self._all_known() if _is_of(each, userid)]
+        known = [_key_of(each) for each in self._all_known() if _is_of(each, userid)]
         if known:
             is_users |= columns["id"].in_(known)
         statement = (
@@ -207,7 +213,7 @@ class SessionStore:
         no UseridMixin, ValueError if the session to keep is of another model.
         """
         self._require_userid()
-        kept, key = self._to_keep(keep)
+        key = self._key_to_keep(keep)
         if userid is None:
             return 0
         columns = self._columns
@@ -217,9 +223,7 @@ class SessionStore:
         return self._end(
             is_meant,
             lambda each: (
-                _is_of(each, userid)
-                and each is not kept
-                and (key is None or each.key != key)
+                _is_of(each, userid) and (key is None or each.values["id"] != key)
             ),
         )
 
@@ -283,17 +287,18 @@ class SessionStore:
     def _rows(self, statement: Any) -> Sequence[Any]:
         return self._dbsession.execute(statement, execution_options=_BY_ROW).all()
 
-    def _load(self, ticket: Ticket) -> Record | None:
-        record = self._known(ticket.id)
-        if record is not None:
-            return None if record.deleted else record
-        table = self._config.table
-        row = table.load_plain(table.connection(self._dbsession), ticket.id, False)
-        return None if row is None else Record(self._config, row)
-
-    def _verdicts(self, record: Record, ticket: Ticket) -> frozenset[Verdict]:
-        now, judges = self._config.clock(), self._config.judges
-        return frozenset(each.check(record, ticket, now) for each in judges)
+    def _load(self, key: uuid.UUID) -> State | None:
+        """Return the state of a session that is there and has not expired."""
+        state = self._known(key)
+        if state is None:
+            table = self._config.table
+            row = table.load_plain(table.connection(self._dbsession), key, False)
+            state = None if row is None else State(self._config, row)
+        if state is None or state.loaded is None:
+            return None
+        row = {**state.loaded, **state.values}
+        is_over = expiry_of(self._config, row, self._config.clock())
+        return None if is_over else state
 
     def _update(self, key: uuid.UUID, raw: Any) -> bool:
         """Replace the dict of a row; tell whether it is there and alive."""
@@ -306,9 +311,9 @@ class SessionStore:
         return self._execute(statement.values(self._by_column(values))) == 1
 
     def _end(
-        self, condition: ColumnElement[bool], is_meant: Callable[[Record], bool]
+        self, condition: ColumnElement[bool], is_meant: Callable[[State], bool]
     ) -> int:
-        """End sessions, those of a request by their records, all others by their rows.
+        """End sessions, those of a request by their states, all others by their rows.
 
         Returns how many there were.
         """
@@ -345,65 +350,60 @@ class SessionStore:
         if not self._config.has(Userid):
             raise ConfigurationError(self._config.lacking(Userid))
 
-    def _to_keep(
-        self, keep: Session | uuid.UUID | None
-    ) -> tuple[Record | None, uuid.UUID | None]:
-        """Return the record and the id of the session that stays."""
+    def _key_to_keep(self, keep: Session | uuid.UUID | None) -> uuid.UUID | None:
+        """Return the id of the session that stays."""
         if keep is None or isinstance(keep, uuid.UUID):
-            return None, keep
+            return keep
         if not isinstance(keep, Session):
             raise TypeError(
                 "keep is a session, such as request.session, or the id of one, not"
                 f" {type(keep).__name__}"
             )
-        record = keep._read()  # pyright: ignore[reportPrivateUsage]
-        model = record.config.table.model_class
-        if model is not self._model:
+        if keep.model_class is not self._model:
             raise ValueError(
-                f"the session to keep is a {model.__qualname__}, and this store has"
-                f" sessions of {self._model.__qualname__}"
+                f"the session to keep is a {keep.model_class.__qualname__}, and this"
+                f" store has sessions of {self._model.__qualname__}"
             )
-        return record, record.key
+        return keep.id
 
     # What a request has changed in the same transaction, and will store at its end.
 
-    def _all_known(self) -> list[Record]:
+    def _all_known(self) -> list[State]:
         unit = Unit.around(self._dbsession)
-        return [] if unit is None else unit.records_of(self._model)
+        return [] if unit is None else unit.states_of(self._model)
 
-    def _known(self, key: uuid.UUID) -> Record | None:
-        return next((each for each in self._all_known() if each.key == key), None)
+    def _known(self, key: uuid.UUID) -> State | None:
+        """Return the state of a session that is known, also if it was ended."""
+        return next((each for each in self._all_known() if _was(each, key)), None)
 
     def _is_unknown(self) -> ColumnElement[bool]:
-        keys = [record.key for record in self._all_known() if record.key is not None]
+        keys = [key for each in self._all_known() for key in _keys_of(each)]
         return self._columns["id"].not_in(keys) if keys else true()
 
-    def _touch(self, known: Record) -> None:
+    def _touch(self, known: State) -> None:
         unit = Unit.around(self._dbsession)
         assert unit is not None
-        unit.touch()
-        known.active = known.pending = True
+        unit.touch(known, self._dbsession)
+        known.is_used = True
 
-    def _replace(self, known: Record, data: Mapping[Any, Any]) -> bool:
-        """Replace the dict of a record; tell whether it is alive."""
-        assert known.key is not None
-        if known.deleted or Verdict.EXPIRED in self._verdicts(known, Ticket(known.key)):
+    def _replace(self, known: State, data: Mapping[Any, Any]) -> bool:
+        """Replace the dict of a state; tell whether it's alive."""
+        if self._load(known.values["id"]) is None:
             return False
         self._touch(known)
         known.data.replace(data)
-        known.forced = True
+        known.is_forced = True
         return True
 
-    def _end_known(self, is_meant: Callable[[Record], bool]) -> int:
-        """End sessions by their records; return how many have a row."""
+    def _end_known(self, is_meant: Callable[[State], bool]) -> int:
+        """End sessions by their states; return how many have a row."""
         number = 0
-        for record in self._all_known():
-            # A new one that nobody has changed is not going to be stored anyway.
-            is_something = record.key is not None or record.pending
-            if is_something and not record.deleted and is_meant(record):
-                self._touch(record)
-                record.deleted, record.cause = True, "store"
-                number += record.key is not None
+        for state in self._all_known():
+            # A new one that wasn't changed is not going to be stored anyway.
+            if (state.loaded is not None or state.is_used) and is_meant(state):
+                number += state.loaded is not None
+                self._touch(state)
+                state.end(get_current_request(), "store")
         return number
 
 
@@ -494,7 +494,7 @@ def _config_of(factory: SessionFactory) -> SessionConfig:
             " get_session_factory() makes it, not"
             f" {type(factory).__name__}"
         )
-    return factory._config  # pyright: ignore[reportPrivateUsage]
+    return factory.config
 
 
 def _expired(config: SessionConfig) -> ColumnElement[bool]:
@@ -502,6 +502,19 @@ def _expired(config: SessionConfig) -> ColumnElement[bool]:
     return false() if expired is None else expired
 
 
-def _is_of(record: Record, userid: Any) -> bool:
-    is_users: bool = record.values["userid"] == userid
-    return is_users and not record.deleted
+def _is_of(state: State, userid: Any) -> bool:
+    return bool(state.values["userid"] == userid)
+
+
+def _key_of(state: State) -> uuid.UUID | None:
+    return None if state.loaded is None else state.values["id"]
+
+
+def _keys_of(state: State) -> list[uuid.UUID]:
+    """Return the ids of the rows that the state stands for, or has ended."""
+    rows = [state.loaded, *(end.row for end in state.ended)]
+    return [row["id"] for row in rows if row is not None]
+
+
+def _was(state: State, key: uuid.UUID) -> bool:
+    return key in _keys_of(state)

@@ -6,13 +6,11 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     ColumnElement,
-    LargeBinary,
     Select,
     and_,
     bindparam,
@@ -20,17 +18,17 @@ from sqlalchemy import (
     delete,
     false,
     insert,
+    or_,
     select,
     update,
 )
 from sqlalchemy import inspect as sqlalchemy_inspect
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.engine import Connection, CursorResult, Engine
+from sqlalchemy.exc import NoInspectionAvailable, StatementError
 from sqlalchemy.orm import Mapper, Session
-from sqlalchemy.orm.exc import StaleDataError
 
+from .codec import JSON_CODEC, PICKLE_CODEC, Codec
 from .columns import (
-    MYSQL,
     UNREADABLE,
     Limit,
     cannot_be_read,
@@ -41,8 +39,12 @@ from .columns import (
     rules_of,
 )
 from .exceptions import ConfigurationError
+from .feature import Due
 
-__all__ = ["Table"]
+__all__ = ["Row", "Table"]
+
+#: The library's columns of one row, by name.
+Row = dict[str, Any]
 
 DOCUMENTS = ("data", "flash")
 
@@ -60,6 +62,7 @@ class Table:
         self,
         model_class: type,
         names: Iterable[str],
+        data_is_json: bool,
         expired: Callable[
             [Mapping[str, Any], ColumnElement[int]], ColumnElement[bool] | None
         ],
@@ -72,24 +75,20 @@ class Table:
         self.scalars: tuple[str, ...] = tuple(
             name for name in names if name not in DOCUMENTS
         )
-        self.data_is_json: bool = isinstance(columns["data"].type, JSON)
-        if columns["id"].type.python_type is not uuid.UUID:
+        if _python_type(columns["id"]) is not uuid.UUID:
             raise ConfigurationError(
                 f"the column 'id' of the model {model_class.__qualname__} must be of"
                 " the type Uuid, as BaseMixin makes it"
             )
-        if not (
-            self.data_is_json or isinstance(columns["data"].type, LargeBinary)
-        ) or not isinstance(columns["flash"].type, JSON):
+        self.codec: Codec = JSON_CODEC if data_is_json else PICKLE_CODEC
+        if not data_is_json and isinstance(columns["data"].type, JSON):
             raise ConfigurationError(
-                f"the model {model_class.__qualname__} must have a binary or JSON"
-                " column 'data' and a JSON column 'flash', as BaseMixin makes them"
+                f"the column 'data' of the model {model_class.__qualname__} is of the"
+                " type JSON, so the model must have JSONDataMixin among its bases"
             )
         self._names = names
         self._rules = rules_of(columns)
         self._limits: dict[str, tuple[Limit, ...]] = {}  # by the name of the dialect
-        self._may_conflict: WeakKeyDictionary[Engine, dict[str | None, bool]]
-        self._may_conflict = WeakKeyDictionary()
         # Names for parameters that no column of the table has.
         prefix = "_"
         while any(column.key.startswith(prefix) for column in mapper.columns):
@@ -97,7 +96,6 @@ class Table:
         self._id, self._version = prefix + "id", prefix + "version"
         self._expire, self._now = prefix + "expire", prefix + "now"
         self._keys = {name: column.key for name, column in columns.items()}
-        self._bind_arguments = {"mapper": mapper}
         # Not a join or a subquery: each column was found in it.
         table: Any = mapper.local_table
         self._table = table
@@ -111,15 +109,19 @@ class Table:
             self._select_instance.with_for_update(of=model_class)
         )
         self._select_locked = self._select.with_for_update(of=table)
-        self._select_version = (
-            select(columns["version"]).where(is_row).with_for_update(of=table)
+        version = columns["version"]
+        # The first statement that writes makes SQLite's transaction one that waits for
+        # others instead of failing; it has no FOR UPDATE.
+        self._take_write_lock = (
+            update(table).where(is_row).values({version.key: version})
         )
         self.columns = columns
         self._is_row = is_row
+        self._for_reading: dict[str, Any] = {"mapper": mapper, "clause": self._select}
         self._insert = insert(table)
         self._update = update(table).where(is_same)
-        self._delete = delete(table).where(is_same)
-        self._delete_violated = delete(table).where(is_row)
+        self._for_writing: dict[str, Any] = {"mapper": mapper, "clause": self._update}
+        self._delete = delete(table).where(is_row)
         is_expired = expired(columns, bindparam(self._now, type_=BigInteger))
         self._delete_expired = delete(table).where(
             is_row, false() if is_expired is None else is_expired
@@ -129,12 +131,11 @@ class Table:
             later = bindparam(self._expire, type_=BigInteger)
             self._extend = (
                 update(table)
-                .where(is_row & (expire < later))
+                .where(is_row & or_(expire < later, expire.is_(None)))
                 .values({expire.key: later})
             )
-            self._update_and_extend = self._update.values(
-                {expire.key: case((expire > later, expire), else_=later)}
-            )
+            self._extended = {expire.key: case((expire > later, expire), else_=later)}
+            self._update_and_extend = self._update.values(self._extended)
 
     @cached_property
     def _is_eager(self) -> bool:
@@ -145,31 +146,61 @@ class Table:
         relationships = self.mapper.relationships
         return any(each.lazy in ("joined", False) for each in relationships)
 
-    def connection(self, dbsession: Session) -> Connection:
-        """Return the connection that the dbsession uses for the model."""
-        return dbsession.connection(bind_arguments=self._bind_arguments)
+    def connection(
+        self,
+        dbsession: Session,
+        *,
+        writes: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> Connection:
+        """Return the connection that the dbsession uses for the model.
+
+        A session that routes by the statement, as in SQLAlchemy's documentation, is
+        told whether it ``writes``: then it sees an UPDATE, also before an INSERT.
+        ``options`` are for a connection that the dbsession does not have yet.
+        """
+        arguments = self._for_writing if writes else self._for_reading
+        if options:
+            known = dbsession.get_bind(**arguments).get_execution_options()
+            options = {n: v for n, v in options.items() if known.get(n) != v}
+        return dbsession.connection(
+            bind_arguments=arguments, execution_options=options or None
+        )
+
+    def writes_elsewhere(self, dbsession: Session) -> bool:
+        """Tell whether the dbsession writes to another database than it reads from."""
+        bind = dbsession.get_bind(**self._for_writing)
+        engine = bind if isinstance(bind, Engine) else bind.engine
+        return self.connection(dbsession).engine is not engine
 
     def load(
-        self, dbsession: Session, key: uuid.UUID, lock: bool
-    ) -> tuple[dict[str, Any] | None, Any]:
+        self,
+        dbsession: Session,
+        key: uuid.UUID,
+        lock: bool,
+    ) -> tuple[Row | None, Any]:
         """Return the row with the id ``key``, None if there is none, in one SELECT.
 
-        And the mapped object, if it came along.
+        And the mapped object, if it came along. ``lock``: for an attempt after a
+        conflict, others wait until this transaction ends.
         """
-        instance = None
+        connection = self.connection(dbsession, writes=lock)
+        if lock and connection.dialect.name == "sqlite":
+            _run(connection, self._take_write_lock, {self._id: key})
+        known = None
         if self._is_eager:
-            known = self.mapper.identity_key_from_primary_key((key,))
-            instance = dbsession.identity_map.get(known)
-        if instance is not None or not self._is_eager:
+            identity = self.mapper.identity_key_from_primary_key((key,))
+            known = dbsession.identity_map.get(identity)
+        if known is not None or not self._is_eager:
             # What the database says now, not what an object was a while ago.
-            return self.load_plain(self.connection(dbsession), key, lock), instance
+            return self.load_plain(connection, key, lock), known
         statement = self._select_instance_locked if lock else self._select_instance
         try:
             result = dbsession.execute(statement, {self._id: key})
             instance = result.unique().scalar_one_or_none()
         except UNREADABLE as exc:
             if is_unreadable(exc):
-                self._explain(self.connection(dbsession), key)
+                self._explain(connection, key)
             raise
         if instance is None:
             return None, None
@@ -183,11 +214,11 @@ class Table:
 
     def load_plain(
         self, connection: Connection, key: uuid.UUID, lock: bool
-    ) -> dict[str, Any] | None:
+    ) -> Row | None:
         """Return the row with the id ``key``, None if there is none."""
         statement = self._select_locked if lock else self._select
         try:
-            values = connection.execute(statement, {self._id: key}).first()
+            values = _run(connection, statement, {self._id: key}).first()
         except UNREADABLE as exc:
             if is_unreadable(exc):
                 self._explain(connection, key)
@@ -203,7 +234,7 @@ class Table:
         for rule in self._rules:
             try:
                 statement = select(self.columns[rule.name]).where(self._is_row)
-                connection.execute(statement, {self._id: key}).first()
+                _run(connection, statement, {self._id: key}).first()
             except UNREADABLE:
                 # Not chained: some of these errors quote what is in the row.
                 raise cannot_be_read(rule.name, rule.type_name) from None
@@ -216,126 +247,94 @@ class Table:
             limits = self._limits[dialect.name] = limits_of(self.columns, dialect)
         refuse_excess(limits, values, connection)
 
-    def insert(self, connection: Connection, row: dict[str, Any]) -> None:
+    def insert(self, connection: Connection, row: Row) -> None:
         """Insert a row. ValueError for what the columns cannot hold."""
         self.refuse_excess(connection, row)
-        connection.execute(self._insert, self._by_key(row))
+        _run(connection, self._insert, self._by_key(row))
 
     def update(
         self,
         connection: Connection,
-        stored: dict[str, Any],
+        stored: Row,
         changes: dict[str, Any],
-        expire: int | None,
-    ) -> None:
-        """Change and extend a row. StaleDataError unless it is what ``stored`` says.
+        extend_to: int | None,
+    ) -> bool:
+        """Change and extend a row; tell whether it had the version that was loaded.
 
         ValueError for what the columns cannot hold.
         """
         self.refuse_excess(connection, changes)
-        statement = self._update
-        parameters = self._by_key(changes)
-        parameters[self._id] = stored["id"]
-        parameters[self._version] = stored["version"]
-        if expire is not None:
-            statement = self._update_and_extend
-            parameters[self._expire] = expire
-        if connection.execute(statement, parameters).rowcount != 1:
-            raise StaleDataError(_CONFLICT)
-
-    def delete(self, connection: Connection, stored: dict[str, Any]) -> None:
-        """Delete a row. StaleDataError if it is there, but not what ``stored`` says."""
         parameters = {self._id: stored["id"], self._version: stored["version"]}
-        if (
-            connection.execute(self._delete, parameters).rowcount != 1
-            and connection.execute(self._select_version, parameters).first() is not None
-        ):
-            raise StaleDataError(_CONFLICT)
-
-    def extend(self, connection: Connection, key: uuid.UUID, expire: int) -> bool:
-        """Let a row expire later; tell whether that is later, and the row there.
-
-        So ``idle_expire`` never goes back.
-        """
-        parameters = {self._id: key, self._expire: expire}
-        return connection.execute(self._extend, parameters).rowcount == 1
-
-    def change(
-        self,
-        connection: Connection,
-        key: uuid.UUID | None,
-        expected: dict[str, Any],
-        changes: dict[str, Any],
-    ) -> bool:
-        """Change a row if it is as expected; tell whether it was."""
-        columns = self.columns
-        condition = and_(
-            self._is_row, *(columns[name] == value for name, value in expected.items())
-        )
-        statement = update(self._table).where(condition).values(self._by_key(changes))
-        return connection.execute(statement, {self._id: key}).rowcount == 1
-
-    def may_conflict(self, connection: Connection) -> bool:
-        """Tell whether an UPDATE fails that another transaction made unnecessary.
-
-        That depends on the isolation level of the connection. What an engine does by
-        default is asked once.
-        """
-        if connection.dialect.name == "sqlite":
-            # Python's sqlite3 begins no transaction before the first write. One that
-            # was begun before the read cannot write after another one has written.
-            driver_connection = connection.connection.driver_connection
-            return bool(getattr(driver_connection, "in_transaction", False))
-        # None: what is the engine's default.
-        level = connection.get_execution_options().get("isolation_level")
-        known = self._may_conflict.setdefault(connection.engine, {})
-        if level not in known:
-            known[level] = _may_conflict(
-                connection, level or connection.get_isolation_level()
+        statement = self._update
+        if "rotated_from" in changes:
+            # What the database has now: a renewal may have replaced what was loaded.
+            # MariaDB assigns from left to right.
+            columns = self.columns
+            now = [(columns["rotated_from"], columns["renewal_id"])]
+            statement = statement.ordered_values(
+                *now,
+                *((columns[n], v) for n, v in changes.items() if n != "rotated_from"),
+                *(self._extended.items() if extend_to is not None else ()),
             )
-        return known[level]
+        else:
+            if extend_to is not None:
+                statement = self._update_and_extend
+            parameters.update(self._by_key(changes))
+        if extend_to is not None:
+            parameters[self._expire] = extend_to
+        return _run(connection, statement, parameters).rowcount == 1
 
-    def delete_violated(self, connection: Connection, key: uuid.UUID) -> bool:
+    def delete(self, connection: Connection, key: uuid.UUID) -> bool:
         """Delete a row, whatever it holds by now; tell whether it was there."""
-        return connection.execute(self._delete_violated, {self._id: key}).rowcount == 1
+        return _run(connection, self._delete, {self._id: key}).rowcount == 1
+
+    def keep_up(self, connection: Connection, key: uuid.UUID, due: Due) -> bool:
+        """Do what is due, unless another request has done it; tell which.
+
+        ``idle_expire`` never goes back.
+        """
+        parameters: dict[str, Any] = {self._id: key}
+        if due.extend_to is not None:
+            parameters[self._expire] = due.extend_to
+        if not (due.guard or due.changes):  # the usual case: built once
+            return _run(connection, self._extend, parameters).rowcount == 1
+        columns = self.columns
+        values = self._by_key(due.changes)
+        if due.extend_to is not None:
+            values.update(self._extended)
+        condition = and_(
+            self._is_row, *(columns[name] == value for name, value in due.guard.items())
+        )
+        statement = update(self._table).where(condition).values(values)
+        return _run(connection, statement, parameters).rowcount == 1
 
     def delete_expired(self, connection: Connection, key: uuid.UUID, now: int) -> bool:
         """Delete a row if it has expired at the time ``now``; tell whether it had."""
         parameters = {self._id: key, self._now: now}
-        return connection.execute(self._delete_expired, parameters).rowcount == 1
+        return _run(connection, self._delete_expired, parameters).rowcount == 1
 
     def _by_key(self, values: dict[str, Any]) -> dict[str, Any]:
         keys = self._keys
         return {keys[name]: value for name, value in values.items()}
 
 
-_CONFLICT = (
-    "another request wrote or deleted this session since this one read it; nothing of"
-    " this transaction is stored: it can be tried again (see pyramid_retry)"
-)
-
-
-def _may_conflict(connection: Connection, level: str) -> bool:
-    if level == "SERIALIZABLE":
-        return True
-    if connection.dialect.name not in MYSQL:
-        return level == "REPEATABLE READ"
-    cursor = connection.connection.cursor()
+def _run(
+    connection: Connection, statement: Any, parameters: dict[str, Any]
+) -> CursorResult[Any]:
+    """Execute a statement. Its parameters, secrets among them, are in no error."""
     try:
-        cursor.execute(_TROUBLE)
-        trouble = {row[0] for row in cursor.fetchall()}
-    finally:
-        cursor.close()
-    # At the other levels, and at this one without that variable (it is on by default
-    # from MariaDB 11.6.2), an UPDATE of InnoDB sees what was committed meanwhile. But
-    # not what is committed on another node of Galera.
-    return "wsrep_on" in trouble or (level == "REPEATABLE READ" and bool(trouble))
+        return connection.execute(statement, parameters)
+    except StatementError as exc:
+        exc.hide_parameters = True
+        exc.params = None
+        raise
 
 
-_TROUBLE = (
-    "SHOW VARIABLES WHERE Value = 'ON'"
-    " AND Variable_name IN ('innodb_snapshot_isolation', 'wsrep_on')"
-)
+def _python_type(column: Any) -> Any:
+    try:
+        return column.type.python_type
+    except NotImplementedError:
+        return None
 
 
 def _mapper_of(model_class: type) -> Mapper[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from unittest import mock
 
 from sqlalchemy.engine import Connection, Engine
@@ -16,9 +16,10 @@ from sqlalchemy.orm.attributes import set_committed_value
 from . import config
 from .config import SessionConfig
 from .model import FullyFeaturedSession, create_session_model
-from .record import Record
 from .serializer import AESGCMSerializer
 from .session import Session
+from .settle import born
+from .state import State
 
 __all__ = ["DummySession", "later", "rolled_back"]
 
@@ -100,46 +101,52 @@ class DummySession(Session):
         model_class: type | None = None,
     ):
         memory = _Memory(_config_of(model_class or _every_feature()))
-        super().__init__(memory.config, None)
-        self._visit = cast(Any, memory)
+        super().__init__(memory.config, lambda: memory)
         self.update(data)
         if userid is not None:
-            self.userid = userid
+            self.authenticate(userid)
         if not new:
-            memory.store()
+            memory.persist()
 
 
 class _Memory:
-    """Holds what a Visit would find in the database."""
+    """Holds what a visit would find in the database."""
+
+    request: Any = None
 
     def __init__(self, session_config: SessionConfig):
         self.config = session_config
-        self._record = Record(session_config, None)
+        self._state = State(session_config, None)
+        self._instance: Any = None
 
-    def read(self) -> Record:
-        """Return the record to read from: another one after ``invalidate``."""
-        if self._record.deleted:
-            self._record = Record(self.config, None)
-        return self._record
+    def read(self) -> State:
+        return self._state
 
-    def store(self) -> None:
+    def touch(self, state: State) -> State:
+        return state
+
+    def use(self, state: State) -> None:
+        pass
+
+    def lend(self, state: State, value: Any) -> Any:
+        return value
+
+    def persist(self) -> None:
         """Make the session one that is there already."""
-        self._record = Record(self.config, self._record.begin())
-
-    def touch(self, record: Record) -> None:
-        """Do nothing: there is nothing to be stored."""
-
-    use = expose = touch
+        if self._state.loaded is None:
+            self._state.clean(born(self._state))
 
     def instance(self) -> Any:
         """Return an object of the model, in no dbsession; None while there is none."""
-        record = self.read()
-        if record.loaded is not None and record.instance is None:
+        row = self._state.loaded
+        if row is None:
+            return None
+        if self._instance is None or self._instance.id != row["id"]:
             manager: Any = class_mapper(self.config.table.model_class).class_manager
-            record.instance = manager.new_instance()
-            for name, value in record.loaded.items():
-                set_committed_value(record.instance, name, value)
-        return record.instance
+            self._instance = manager.new_instance()
+            for name, value in row.items():
+                set_committed_value(self._instance, name, value)
+        return self._instance
 
 
 @cache

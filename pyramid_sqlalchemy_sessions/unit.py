@@ -4,32 +4,68 @@ from __future__ import annotations
 
 import logging
 import uuid
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from sqlalchemy import event
-from sqlalchemy.engine import Engine, ExceptionContext
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.exc import ConcurrentModificationError
 from transaction.interfaces import ISavepointDataManager
 from zope.interface import implementer
 from zope.sqlalchemy.datamanager import join_transaction, mark_changed
 
+from .after_commit import tell
+from .config import SessionConfig
 from .exceptions import TransactionRequiredError
-from .host import COMMITTING
-from .outbox import tell_of
-from .record import Record
+from .feature import Due
+from .host import COMMITTING, has_written
+from .outcome import Outcome, events_of
+from .settle import settle
+from .state import State
 
-if TYPE_CHECKING:
-    from .config import SessionConfig
-    from .visit import Visit
-
-__all__ = ["Unit", "watch_dbsessions"]
+__all__ = ["Participant", "Unit"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
 #: Where a transaction and a dbsession keep the unit.
 _KEY = "pyramid_sqlalchemy_sessions"
+
+
+class Participant(Protocol):
+    """What takes part in a transaction, such as a request's visit to its session."""
+
+    @property
+    def request(self) -> Any: ...
+    @property
+    def state(self) -> State | None:
+        """The state that it works on in this transaction."""
+        ...
+
+    def bring_in(self) -> None:
+        """Do in this transaction what was changed outside of any."""
+        ...
+
+    def clear_away(self, unit: Unit) -> None:
+        """Delete what was found expired."""
+        ...
+
+    def due(self, is_write: bool) -> Due | None:
+        """Return what is due for the state."""
+        ...
+
+    def defers(self, due: Due, error: DBAPIError | None) -> bool:
+        """Tell whether that waits until after the commit."""
+        ...
+
+    def stage(self, outcome: Outcome) -> None:
+        """Learn what the commit makes of the state."""
+        ...
+
+    def leave(self, committed: bool) -> None:
+        """Learn what became of the transaction."""
+        ...
+
+    def snapshot(self) -> Any: ...
+    def restore(self, snapshot: Any) -> None: ...
 
 
 @implementer(ISavepointDataManager)
@@ -39,7 +75,7 @@ class Unit:
     The unit writes in the phase ``commit`` of the two-phase protocol: by then the
     application's own changes are flushed, SQLAlchemy's data manager has not yet
     committed, and whatever fails rolls back everything. There is one unit in a
-    transaction, so that two sessions on one row share its record.
+    transaction, and in it one state for each row.
     """
 
     def __init__(self, manager: Any, transaction: Any):
@@ -47,21 +83,23 @@ class Unit:
         self.transaction: Any = transaction
         self.was_doomed: bool = transaction.isDoomed()
         self.is_open: bool = True
-        # By model and id; the hash of an int is cheaper than that of a UUID.
-        self._records: dict[tuple[type, int], Record] = {}
-        self._new_records: list[Record] = []
-        self._visits: list[Visit] = []
-        self._dbsessions: list[Session] = []
-        self._nested: dict[SessionTransaction, tuple[Any, ...] | None] = {}
-        self.is_busy: bool = False  # there may be something to do at the commit
         self.is_written: bool = False
-        self._will_join = False
+        self._is_busy = False  # there may be something to do at the commit
+        # By model and id; the hash of an int is cheaper than that of a UUID.
+        self._states: dict[Any, State] = {}
+        self._dbsessions: dict[State, Session] = {}
+        self._participants: list[Participant] = []
+        self._nested: dict[SessionTransaction, Any] = {}
+        #: Whether the application may have deleted rows.
+        self.deletes: bool = False
+        #: The mapped objects that were handed out, with what is known of their model.
+        self.instances: dict[int, tuple[SessionConfig, Any]] = {}
         self._failure: Exception | None = None
         self._wrote_in: list[SessionTransaction] = []
 
     @classmethod
     def of(cls, manager: Any, transaction: Any) -> Unit:
-        """Return the unit of the transaction, which it joins if it is new."""
+        """Return the unit of the transaction, which it joins if it's new."""
         try:
             unit: Unit = transaction.data(_KEY)
         except KeyError:
@@ -83,59 +121,98 @@ class Unit:
         unit: Unit | None = dbsession.info.get(_KEY)
         return unit
 
-    def enlist(self, visit: Visit) -> None:
-        """Take part in what becomes of the transaction."""
-        self._visits.append(visit)
-
-    def watch(self, dbsession: Session) -> None:
-        """Follow the savepoints of the dbsession."""
-        if dbsession not in self._dbsessions:
-            self._dbsessions.append(dbsession)
-            dbsession.info[_KEY] = self
+    # States.
 
     def load(
-        self, config: SessionConfig, dbsession: Session, key: uuid.UUID, lock: bool
-    ) -> Record | None:
-        """Return the record of the row with this id; None if there is none."""
+        self,
+        config: SessionConfig,
+        dbsession: Session,
+        key: uuid.UUID,
+        lock: bool = False,
+    ) -> State | None:
+        """Return the state of the row with this id; None if there is none."""
         name = (config.table.model_class, key.int)
-        record = self._records.get(name)
-        if record is None:
+        state = self._states.get(name)
+        if state is None:
             row, instance = config.table.load(dbsession, key, lock)
             if row is None:
                 return None
-            record = self._records[name] = Record(config, row, dbsession, instance)
-        return None if record.deleted else record
+            state = self._add(name, State(config, row), dbsession)
+            if instance is not None:
+                self.instances[id(instance)] = (config, instance)
+        return state
 
-    def records_of(self, model_class: type) -> list[Record]:
-        """Return the records of a model, those of new sessions included."""
+    def read_again(
+        self, config: SessionConfig, dbsession: Session, key: uuid.UUID
+    ) -> State | None:
+        """Return the state of the row as it is where the dbsession writes."""
+        name = (config.table.model_class, key.int)
+        connection = config.table.connection(dbsession, writes=True)
+        row = config.table.load_plain(connection, key, lock=False)
+        if row is None:
+            self._states.pop(name, None)
+            return None
+        return self._add(name, State(config, row), dbsession)
+
+    def add(self, state: State) -> None:
+        """Take the state of a session that has no row yet."""
+        self._states[id(state)] = state
+
+    def _add(self, name: Any, state: State, dbsession: Session) -> State:
+        self._states[name] = state
+        self._dbsessions[state] = dbsession
+        return state
+
+    def dbsession_of(self, state: State) -> Session | None:
+        """Return the dbsession that the state was loaded with, or is to be stored with."""
+        return self._dbsessions.get(state)
+
+    def states_of(self, model_class: type) -> list[State]:
+        """Return the states of a model, those of new sessions included."""
         return [
-            record
-            for record in (*self._records.values(), *self._new_records)
-            if record.config.table.model_class is model_class
+            state
+            for state in self._states.values()
+            if state.config.table.model_class is model_class
         ]
 
-    def add(self, record: Record) -> None:
-        """Take the record of a session that has no row yet."""
-        self._new_records.append(record)
+    def instance_of(self, state: State, dbsession: Session) -> Any:
+        """Return the mapped object of a row: one for the whole transaction."""
+        model_class, row = state.config.table.model_class, state.loaded
+        assert row is not None
+        instance = dbsession.get(model_class, row["id"])
+        # The dbsession itself only has a weak reference.
+        self.instances[id(instance)] = (state.config, instance)
+        return instance
 
-    def touch(self) -> None:
-        """Expect that something is going to be stored."""
+    # Participants, and their dbsessions.
+
+    def enlist(self, participant: Participant) -> None:
+        """Let it take part in what becomes of the transaction."""
+        self._participants.append(participant)
+
+    def watch(self, dbsession: Session) -> None:
+        """Follow the savepoints of the dbsession."""
+        dbsession.info[_KEY] = self
+
+    def expect(self) -> None:
+        """Expect that there is something to do at the commit."""
+        self._is_busy = True
+
+    def touch(self, state: State, dbsession: Session) -> None:
+        """Expect that the state is going to be stored."""
         if self.is_written:
             raise TransactionRequiredError(
                 "the session cannot be changed any more: its transaction is being"
                 " committed. Change it earlier, or in a new transaction"
             )
-        self.is_busy = True
-        if not self._will_join and self.transaction.status != COMMITTING:
-            self._will_join = True
+        if not self._is_busy and self.transaction.status != COMMITTING:
             self.transaction.addBeforeCommitHook(self._join_dbsessions)
-
-    def _records_to_store(self) -> list[Record]:
-        return [
-            record
-            for record in (*self._records.values(), *self._new_records)
-            if record.may_differ()
-        ]
+        self._is_busy = True
+        self._dbsessions[state] = dbsession
+        if not dbsession.in_transaction():
+            # So that a rollback of the application's is heard of; it takes no
+            # connection yet.
+            dbsession.begin()
 
     def _join_dbsessions(self) -> None:
         """Bring the dbsessions into the transaction while that is possible.
@@ -144,17 +221,18 @@ class Unit:
         pyramid_tm would abort nothing.
         """
         try:
-            for visit in self._visits:
-                visit.join()
-            for record in (*self._records.values(), *self._new_records):
-                if record.pending and not record.dbsession.in_transaction():
-                    record.config.table.connection(record.dbsession)
-            for dbsession in self._dbsessions:
+            for participant in self._participants:
+                participant.bring_in()
+            for state in self._states.values():
+                if not state.may_differ or state not in self._dbsessions:
+                    continue
+                dbsession = self._dbsessions[state]
+                state.config.table.connection(dbsession, writes=True)
                 if dbsession.twophase:  # it asks before we write
                     mark_changed(dbsession, self.transaction_manager)
-                elif dbsession.in_transaction():
-                    # Not there yet if zope.sqlalchemy does not know the dbsession,
-                    # or kept it, with its transaction, after the one before.
+                else:
+                    # Not there yet if zope.sqlalchemy does not know the dbsession, or
+                    # kept it, with its transaction, after the one before.
                     join_transaction(
                         dbsession, transaction_manager=self.transaction_manager
                     )
@@ -173,37 +251,76 @@ class Unit:
     def commit(self, transaction: Any) -> None:
         if self._failure is not None:
             raise self._failure
-        if not self.is_busy:
-            self.is_written = True
-            return
-        for visit in self._visits:
-            visit.take_in_patches()
-        for visit in self._visits:
-            if visit.act():
-                self._wrote(visit.dbsession)
-        for record in self._records_to_store():
-            connection = record.config.table.connection(record.dbsession)
-            record.store(connection)
-            self._wrote(record.dbsession)
-            tell_of(record, self._visits[0].request)
+        if self._is_busy:
+            for participant in self._participants:
+                participant.bring_in()
+            for participant in self._participants:
+                participant.clear_away(self)
+            for state in list(self._states.values()):
+                self.settle(state)
         self.is_written = True
-        for visit in self._visits:
-            visit.stage()
 
-    def _wrote(self, dbsession: Session) -> None:
-        # In Core statements, of which nobody else tells zope.sqlalchemy.
+    def settle(self, state: State, insists: bool = False) -> None:
+        """Write what a state holds, and what is due for it."""
+        dbsession = self._dbsessions.get(state)
+        if dbsession is None:
+            return
+        mine = [each for each in self._participants if each.state is state]
+        keepers: list[Participant] = []
+
+        def due_for(is_write: bool) -> Due | None:
+            for each in mine:
+                due = each.due(is_write)
+                if due is not None:
+                    keepers.append(each)
+                    return due
+            return None
+
+        self._note_witnesses(state)
+        outcome = settle(
+            state,
+            lambda: state.config.table.connection(dbsession, writes=True),
+            due_for,
+            lambda: self.deletes,
+            lambda due, error: keepers[0].defers(due, error),
+            insists,
+        )
+        if outcome.wrote:
+            self.wrote(dbsession)
+        self._tell(state, outcome, dbsession)
+        for each in mine:
+            again = outcome.again if each in keepers else None
+            each.stage(outcome._replace(again=again))
+
+    def _note_witnesses(self, state: State) -> None:
+        config, row = state.config, state.loaded
+        is_another = row is None or state.values.get("userid") != row.get("userid")
+        if config.witnesses and is_another and state.by is not None:
+            for feature in config.witnesses:
+                columns, environ = config.table.columns, state.by.environ
+                state.assign(feature.note(environ, state.settings, columns))
+
+    def _tell(self, state: State, outcome: Outcome, dbsession: Session) -> None:
+        for told in events_of(state, outcome):
+            request = told.request or self._participants[0].request
+            tell(dbsession, request.registry, told)
+
+    def wrote(self, dbsession: Session) -> None:
+        """Tell zope.sqlalchemy of Core statements, of which it hears nothing."""
         mark_changed(dbsession, self.transaction_manager)
         begun = dbsession.get_transaction()
-        if begun is not None:
+        if begun is not None and begun not in self._wrote_in:
             self._wrote_in.append(begun)
+
+    def has_written(self, state: State) -> bool:
+        """Tell whether the application has written in the state's dbsession."""
+        return has_written(self._dbsessions[state])
 
     def tpc_vote(self, transaction: Any) -> None:
         pass
 
     def tpc_finish(self, transaction: Any) -> None:
-        committed = True
-        for begun in self._wrote_in:
-            committed = committed and not begun.is_active
+        committed = not any(begun.is_active for begun in self._wrote_in)
         if not committed:
             log.error(
                 "The session is not stored, and no cookie is sent: the request's"
@@ -229,58 +346,52 @@ class Unit:
         if not self.is_open:
             return
         self.is_open = False
-        for dbsession in self._dbsessions:
+        for dbsession in self._dbsessions.values():
             if dbsession.info.get(_KEY) is self:
                 del dbsession.info[_KEY]
-        for visit in self._visits:
-            visit.leave(committed)
+        for participant in self._participants:
+            participant.leave(committed)
 
-    # Savepoints of the dbsession.
+    # Savepoints.
 
     def nested_begun(self, nested: SessionTransaction) -> None:
+        """Remember what to go back to."""
         self._nested[nested] = self.snapshot()
 
     def nested_rolled_back(self, nested: SessionTransaction) -> None:
+        """Go back to what was there when the dbsession's savepoint was made."""
         if nested in self._nested:
             snapshot, self._nested[nested] = self._nested[nested], None
             if snapshot is not None:  # not reported before
                 self.restore(snapshot)
         else:  # the session was first used after the savepoint
             self._nested[nested] = None
-            self._forget()
-
-    def rolled_back(self) -> None:
-        """Forget everything: somebody rolled back the dbsession itself."""
-        self._forget()
+            self.forget()
 
     def snapshot(self) -> tuple[Any, ...]:
         """Return what ``restore`` goes back to."""
         return (
-            [(name, each, each.snapshot()) for name, each in self._records.items()],
-            [(each, each.snapshot()) for each in self._new_records],
-            [(visit, visit.snapshot()) for visit in self._visits],
+            {name: (state, state.copy()) for name, state in self._states.items()},
+            [(each, each.snapshot()) for each in self._participants],
         )
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Go back to what was when the snapshot was taken."""
-        self._forget()
-        records, new_records, visits = snapshot
-        for name, record, state in records:
-            record.restore(state)
-            self._records[name] = record
-        for record, state in new_records:
-            record.restore(state)
-            self._new_records.append(record)
-        for visit, state in visits:
-            visit.restore(state)
-            self._visits.append(visit)
+        self.forget()
+        states, participants = snapshot
+        for name, (state, copy) in states.items():
+            state.become(copy.copy())
+            self._states[name] = state
+        for participant, its in participants:
+            participant.restore(its)
+            self._participants.append(participant)
 
-    def _forget(self) -> None:
-        self._records.clear()
-        self._new_records.clear()
-        for visit in self._visits:
-            visit.forget()
-        self._visits.clear()
+    def forget(self) -> None:
+        """Forget everything: the application rolled back the dbsession itself."""
+        self._states.clear()
+        for participant in self._participants:
+            participant.restore(None)
+        self._participants.clear()
 
 
 class _Savepoint:
@@ -292,59 +403,3 @@ class _Savepoint:
 
     def rollback(self) -> None:
         self._unit.restore(self._snapshot)
-
-
-def watch_dbsessions() -> None:
-    """Be told of the savepoints and of the failed commits of every dbsession.
-
-    These listeners, the same for the whole process, keep nothing, and do nothing for a
-    dbsession in which no web session is used and no commit fails. Listening on each
-    dbsession would cost every request more than its web session does.
-    """
-    for target, name, listener in (
-        (Session, "after_transaction_create", _after_transaction_create),
-        (Session, "after_soft_rollback", _after_soft_rollback),
-        (Engine, "handle_error", _after_error),
-    ):
-        if not event.contains(target, name, listener):
-            event.listen(target, name, listener)
-
-
-def _after_error(context: ExceptionContext) -> None:
-    """Roll back what could not be committed.
-
-    SQLite's transaction goes on if its COMMIT finds the database locked. Then
-    zope.sqlalchemy closes the dbsession, and SQLAlchemy gives the connection back to
-    its pool as it is: the next request that gets it would see, and commit, what this
-    one did.
-    """
-    is_commit = context.statement is None and context.execution_context is None
-    if is_commit and context.connection is not None and not context.is_disconnect:
-        with suppress(Exception):  # it may have been a rollback that failed
-            context.dialect.do_rollback(context.connection.connection)
-
-
-def _after_transaction_create(
-    dbsession: Session, transaction: SessionTransaction
-) -> None:
-    if transaction.nested:
-        unit = dbsession.info.get(_KEY)
-        if unit is not None:
-            unit.nested_begun(transaction)
-
-
-def _after_soft_rollback(dbsession: Session, previous: SessionTransaction) -> None:
-    unit = dbsession.info.get(_KEY)
-    if unit is None:
-        return
-    # A flush that fails rolls back the savepoint around it, of which SQLAlchemy tells
-    # but the transaction of the flush.
-    ended = previous
-    while not ended.nested and ended.parent is not None:
-        ended = ended.parent
-    if ended is not previous and ended.is_active:
-        return
-    if ended.nested:
-        unit.nested_rolled_back(ended)
-    else:
-        unit.rolled_back()

@@ -3,144 +3,92 @@
 from __future__ import annotations
 
 import logging
-import uuid
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session as DBSession
+from sqlalchemy.orm.exc import StaleDataError
 
-from .aside import Aside
+from .answer import Answer
+from .config import SessionConfig
 from .conflicts import WAS_LOST
-from .cookie import Ticket, vary_on_cookie
-from .events import (
-    CookieCryptoErrorEvent,
-    InvalidCookieErrorEvent,
-    RenewalViolationEvent,
-    SessionExpiredEvent,
-    SessionRevokedEvent,
-)
+from .cookie import Ticket
+from .events import CookieCryptoErrorEvent, InvalidCookieErrorEvent
 from .exceptions import CookieCryptoError, TransactionRequiredError
-from .feature import Change, Verdict
+from .feature import Due, Use, Verdict
+from .findings import Findings
+from .follow_up import follow_up
 from .host import (
+    Phase,
+    commits_after_exception_view,
     dbsession_of,
-    has_written,
+    end_abandoned,
     in_exception_view,
     in_subrequest,
     is_over,
     outer_requests,
+    phase_of,
+    short_transaction,
     transaction_of,
+    vary_with,
     will_be_retried,
 )
-from .outbox import send, tell
-from .record import Record
+from .outcome import Decision, Outcome, decide
+from .outside import Outside
+from .readonly import TOO_LATE, read_only
+from .state import State
 from .unit import Unit
-
-if TYPE_CHECKING:
-    from .config import SessionConfig
+from .upkeep import due_for, verdict_on
 
 __all__ = ["Visit"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
-#: What is staged for the cookie when it has to go.
-_DELETE = ""
-
-#: Where the environ keeps the tickets that were accepted in the request.
+#: Where the environ keeps what became of the tickets that were judged in the request.
 _ACCEPTED = "pyramid_sqlalchemy_sessions.accepted"
-
-#: What keeps from doing what is due, which can wait: also that there is no connection.
-_TRANSIENT = (DBAPIError, PoolTimeout)
-
-_NO_TICKET = Ticket(uuid.UUID(int=0))
 
 
 class Visit:
-    """Finds the record to work on, and sends the cookie in the end.
+    """Finds the state to work on, and answers the request in the end.
 
-    While the request's transaction runs, the visit is *inside*: it works on its main
-    record, which the transaction's unit stores at commit. Everywhere else it is
-    *aside* (see there), and works on a copy.
+    While the request's transaction runs, the visit is *inside*: it works on a state of
+    the transaction's unit. Everywhere else it is *outside* (see there), and works on
+    copies.
     """
-
-    __slots__ = (
-        "_aside",
-        "_base_row",
-        "_blank",
-        "_changes",
-        "_cookie",
-        "_dbsession",
-        "_ended",
-        "_events",
-        "_expired",
-        "_finished",
-        "_has_base",
-        "_key",
-        "_late",
-        "_main",
-        "_record",
-        "_responded",
-        "_response",
-        "_settings",
-        "_staged",
-        "_staged_ticket",
-        "_tickets",
-        "_unit",
-        "_violated",
-        "_warned",
-        "config",
-        "is_to_resend",
-        "now",
-        "reissue",
-        "request",
-        "ticket",
-    )
 
     def __init__(self, config: SessionConfig, request: Any):
         self.config: SessionConfig = config
         self.request: Any = request
-        self._dbsession: DBSession | None = None
-        reading = config.cookie.read(request)
-        self._tickets = reading.tickets
         self.now: int = config.clock()
-        self.ticket: Ticket = _NO_TICKET  # what the session in force was found with
-        self.reissue: Ticket | None = None  # to be sent, if the transaction commits
-        self.is_to_resend: bool = False  # the cookie, so that it lasts longer
-        self._settings = config.settings  # those of the session in force
-        self._events: list[Any] = []  # to be sent as soon as there is a record
-        self._expired: dict[uuid.UUID, SessionExpiredEvent] = {}
-        self._violated: dict[uuid.UUID, RenewalViolationEvent] = {}
-        self._cookie: str | None = None
+        self.answer: Answer = Answer(config, request)
+        self.findings: Findings = Findings(config, request)
+        self.outside: Outside = Outside()
+        reading = config.cookie.read(request)
+        self.tickets: tuple[Ticket, ...] = reading.tickets
         if reading.error is not None:
-            self._cookie = _DELETE
-            self._events.append(_event_of(reading.error, request))
-        self._key: uuid.UUID | None = None  # the id that the browser has
-        self._record: Record | None = None  # the one to work on
-        self._blank: Record | None = None  # the same, as long as nobody changes it
+            self.answer.delete(Decision(None, config.settings))
+            kind: type[Any] = InvalidCookieErrorEvent
+            if isinstance(reading.error, CookieCryptoError):
+                kind = CookieCryptoErrorEvent
+            self.findings.notify(kind(request, reading.error))
+        #: What the session in force was found with.
+        self.ticket: Ticket | None = None
+        #: The state in the present transaction, and that transaction's unit.
+        self.state: State | None = None
         self._unit: Unit | None = None
-        self._main: Record | None = None  # the one in the unit
-        self._ended = False  # the session that was there has been invalidated
-        self._changes: list[Change] = []  # that are due
-        self._late: Record | None = None  # for which something is due after the commit
-        self._staged: str | None = None  # what the commit makes the cookie
-        self._staged_ticket: Ticket | None = None
-        self._has_base = False
-        self._base_row: dict[str, Any] | None = None  # before the transaction
-        self._aside: Aside | None = None
-        self._responded = False
-        self._response: Any = None  # waiting for the end of the transaction
-        self._finished = False
-        self._warned = False
+        self._present: State | None = None  # the one to work on, inside or outside
+        self._base: State | None = None  # what is stored, before the transaction
+        self._dbsession: DBSession | None = None
+        self.options: Mapping[str, Any] = {}  # of the connection, as the request set it
         request.add_response_callback(self._respond)
         # What they answer may be made of the answer to this one.
         for outer in outer_requests(request):
-            outer.add_response_callback(_vary)
+            outer.add_response_callback(vary_with)
 
     @property
     def dbsession(self) -> DBSession:
-        """The request's dbsession, which is not even made before it is needed."""
+        """The request's dbsession, which isn't even made before it's needed."""
         dbsession = self._dbsession
         if dbsession is None:
             name = self.config.settings.dbsession_name
@@ -149,270 +97,428 @@ class Visit:
                 self._unit.watch(dbsession)
         return dbsession
 
-    @property
-    def aside(self) -> Aside:
-        """What is changed outside of the transaction."""
-        aside = self._aside
-        if aside is None:
-            aside = self._aside = Aside(self)
-        return aside
+    # What the session asks for.
 
-    # The record.
+    def read(self) -> State:
+        """Return the state to read from."""
+        state = self._present
+        if state is not None:
+            if self.outside.holds(state):
+                if self.outside.is_current(state, self.request):
+                    return state
+            elif self.request.__dict__.get("exception") is None:  # the usual case
+                return state
+        return self._enter()
 
-    def read(self) -> Record:
-        """Return the record to read from."""
-        record = self._record
-        if record is None or not (
-            self.request.__dict__.get("exception") is None  # the usual case
-            if record is self._main or record is self._blank
-            else self.aside.is_current()
-        ):
-            record = self._enter()
-        if record.deleted:
-            record = self._begin_anew(record)
-        return record
+    def touch(self, state: State) -> State:
+        """Return the state to write to, whose changes are going to be stored."""
+        if not (state is self.state or self.outside.holds(state)):
+            state = self._leave_blank(state)
+        if state is self.state:
+            self._touch_inside(state)
+        else:
+            self._touch_outside()
+        if state.loaded is None and state.by is None:
+            state.by = self.request
+        state.is_used = True
+        return state
 
-    def touch(self, record: Record) -> None:
-        """See to it that the changes of the record are stored."""
-        if record is self._blank:
-            self._blank = None
-            transaction = transaction_of(self.request)
-            if transaction is not None:
-                self._work_on(record, Unit.of(self.request.tm, transaction))
-        unit = self._unit
-        if record is self._main:
-            assert unit is not None
-            if record.pending and record.active and not unit.is_written:
-                return
-            record.dbsession = self.dbsession
-            unit.touch()
-            if unit.was_doomed and not self._warned:
-                self._warned = True
-                log.warning(
-                    "Nothing of this session will be stored: the transaction was"
-                    " doomed before the session was first used. If this is a test,"
-                    " its fixture dooms the transaction: see the documentation on"
-                    " testing."
-                )
-        elif not self.aside.holds(record):
-            self._require_response()
-            self.aside.add(record)
-            if unit is not None:
-                unit.touch()
-        record.active = record.pending = True
-
-    def use(self, record: Record) -> None:
+    def use(self, state: State) -> None:
         """Count as activity what changes nothing."""
-        record.active = True
-        if self._unit is not None and self.config.actors:
-            self._unit.is_busy = True
+        state.is_used = True
 
-    def expose(self, record: Record) -> None:
-        """Look for changes at the end: a value that can change is being handed out."""
-        record.data.expose()
-        record.pending = True
-        if record is self._main:
-            record.dbsession = self.dbsession
+    def lend(self, state: State, value: Any) -> Any:
+        """Return a value that may be changed in place, so that it's looked at later."""
+        if state is self.state:
             assert self._unit is not None
             if not self._unit.is_written:
-                self._unit.touch()
-        elif not (self._responded or self.aside.holds(record)):
-            self.aside.add(record)
+                self._unit.touch(state, self.dbsession)
+        elif not self._is_too_late():
+            self._expect_end()
+        else:
+            kind = type(value)
+            value = read_only(value)
+            if type(value) is kind and kind is not tuple:
+                self.config.warn_once(
+                    f"A {kind.__name__} is read from a session after the response was"
+                    " made: changes of it would not be stored, and cannot be seen."
+                )
+        return value
+
+    def persist(self) -> None:
+        """Write the session now."""
+        state = self.read()
+        if self.outside.holds(state) or state.late is not None:
+            raise TransactionRequiredError(
+                "the session cannot be written now: that takes the request's"
+                " transaction, and a cookie that a login has not replaced meanwhile"
+            )
+        state = self.touch(state)
+        assert self._unit is not None
+        self._unit.settle(state, insists=True)
 
     def instance(self) -> Any:
         """Return the mapped object of the row, None while there is no row."""
-        record = self.read()
-        if record.key is None:
+        state = self.read()
+        if state.loaded is None:
             return None
         if self._unit is None:
             raise TransactionRequiredError(
                 "session.instance is an object of the request's transaction, and"
                 " there is none now: use it in a view"
             )
-        if record.instance is not None and record.instance in self.dbsession:
-            return record.instance
-        return self.dbsession.get(self.config.table.model_class, record.key)
+        return self._unit.instance_of(state, self.dbsession)
 
-    def _enter(self) -> Record:
-        transaction = transaction_of(self.request)
-        failed = in_exception_view(self.request)
+    # Inside.
+
+    def _enter(self) -> State:
+        request = self.request
+        transaction, failed = transaction_of(request), in_exception_view(request)
         if failed:
-            self.aside.drop_changes_of_failed_view()
-        self._blank = None
-        if transaction is not None and self._main is None:
-            if not (self._tickets or self._aside or failed):
-                self._record = self._blank = Record(self.config, None)
-            else:
-                self._go_inside(transaction)
-        if failed or not (self._main or self._blank):
-            self._record = self.aside.copy(self._main)
-        elif self._main is not None and self._record is not self._main:
-            # The exception view declined, and the view goes on.
-            self.take_in_patches()
-            self._record = self._main
-        while self._events:
-            self.request.registry.notify(self._events.pop(0))
-        assert self._record is not None
-        return self._record
+            self.outside.drop_changes_of_failed_view()
+        if transaction is not None and self.state is None:
+            if not (self.tickets or self.outside.patches() or failed):
+                # In no unit before it's changed: most new sessions never are.
+                self._present = State(self.config, None)
+                self.findings.send()
+                return self._present
+            self._go_inside(transaction)
+        if self.state is None or failed:
+            self._present = self.outside.open(self._start(failed), request)
+        else:
+            self.bring_in()  # of an exception view that declined
+            self._present = self.state
+        self.findings.send()
+        return self._present
 
     def _go_inside(self, transaction: Any) -> None:
         unit = Unit.of(self.request.tm, transaction)
         try:
-            record = self._find(unit)
+            state = self.find(unit, self.dbsession if self.tickets else None)
         except SQLAlchemyError:
             if not in_exception_view(self.request):
                 raise
             # The view broke the transaction of the dbsession.
-            if isinstance(self.aside.bind(), Connection):
-                # Its transaction is that of the aside, too.
-                self.dbsession.rollback()
-            return
-        self._set_base(None if record is None else record.loaded)
-        self._work_on(record or Record(self.config, None), unit)
-        if self._aside:
-            self.take_in_patches()
-            unit.touch()
-            self._record = self._main
+            self.dbsession.rollback()
+            state = self.find(unit, self.dbsession)
+        self.work_on(state, unit)
 
-    def _find(self, unit: Unit) -> Record | None:
+    def find(
+        self, unit: Unit, dbsession: DBSession | None, lock: bool = False
+    ) -> State:
+        """Return the state of the request's session, new if there is no good cookie."""
         # pyramid_retry tries again: now wait for the others instead of racing them,
         # unless nobody was in the way. A standby could not lock anything.
         environ = self.request.environ
-        lock = environ.get("retry.attempt", 0) > 0 and not environ.get(WAS_LOST)
-        for ticket in self._tickets:
-            record = unit.load(self.config, self.dbsession, ticket.id, lock)
-            if record is None:
+        lock = lock or (
+            environ.get("retry.attempt", 0) > 0 and not environ.get(WAS_LOST)
+        )
+        late = None
+        for ticket in self.tickets:
+            assert dbsession is not None
+            state = unit.load(self.config, dbsession, ticket.id, lock)
+            verdict = self._verdict_on(state, ticket)
+            is_elsewhere = self.config.table.writes_elsewhere
+            if verdict is not Verdict.VALID and is_elsewhere(dbsession):
+                # A replica may be behind.
+                state = unit.read_again(self.config, dbsession, ticket.id)
+                verdict = self._verdict_on(state, ticket)
+            if state is None:
                 continue
-            # A subrequest may have a dbsession of its own, with another connection: one
-            # of the two would wait forever for what the other has written.
-            self._dbsession = record.dbsession
-            if self._accepts(record, ticket):
-                return record
-        return None
+            if verdict is Verdict.VALID:
+                self._accept(ticket)
+                # A subrequest may have a dbsession of its own, with another connection:
+                # one of the two would wait forever for what the other has written.
+                self._dbsession = unit.dbsession_of(state) or dbsession
+                connection = self.config.table.connection(self._dbsession)
+                self.options = connection.get_execution_options()
+                return state
+            assert state.loaded is not None
+            if verdict is Verdict.LATE:
+                late = late or state.loaded
+            elif verdict is Verdict.EXPIRED:
+                self.findings.found_expired(state.loaded, self.now)
+            elif verdict is Verdict.VIOLATED:
+                self.tickets = tuple(each for each in self.tickets if each != ticket)
+                self.answer.delete(Decision(None, state.settings))
+                self.findings.found_violated(state.loaded)
+                # Also if there is no response.
+                self._expect_end()
+        new = State(self.config, None)
+        new.late = late
+        unit.add(new)
+        return new
 
-    def _work_on(self, record: Record, unit: Unit) -> None:
+    def _verdict_on(self, state: State | None, ticket: Ticket) -> Verdict | None:
+        if state is None:
+            return None
+        if state.loaded is None:  # ended in this transaction, and begun anew
+            return Verdict.VALID
+        accepted = self.request.environ.setdefault(_ACCEPTED, {})
+        return verdict_on(state, ticket, self.now, accepted)
+
+    def _accept(self, ticket: Ticket) -> None:
+        self.ticket = ticket
+        decision = self.answer.decision
+        if decision is not None and decision.ticket is None:  # another one was bad
+            self.answer.decision = None
+        # Nobody who has the good cookie, too, has stolen the other one.
+        self.findings.acquit(ticket.id)
+
+    def work_on(self, state: State, unit: Unit) -> None:
+        """Work on the state, in the unit's transaction, from now on."""
         self._unit = unit
-        if record.key is None:
-            unit.add(record)
-        self._main = self._record = record
-        if self._aside is not None:
-            self._aside.begin()
+        self.state = self._present = state
+        self._base = State(self.config, state.loaded)
+        self._base.late = state.late
+        self.outside.leave(False)
         unit.enlist(self)
-        if self._expired or (self.config.actors and record.key is not None):
-            unit.is_busy = True
+        is_kept = self.config.keepers or self.config.may_be_lasting
+        if self.findings.expired or (is_kept and state.loaded is not None):
+            unit.expect()
         if self._dbsession is not None:
             unit.watch(self._dbsession)
+        if self.outside.patches():
+            unit.touch(state, self.dbsession)
+            self.bring_in()
 
-    def _accepts(self, record: Record, ticket: Ticket) -> bool:
-        """Take the session that was loaded with the ticket, unless it is over."""
-        self._settings = record.settings
-        verdict = self._judge(record, ticket) if self.config.judges else Verdict.VALID
-        if verdict is Verdict.EXPIRED:
-            self._expired[ticket.id] = self._expiry_of(record, ticket)
-        elif verdict is Verdict.VIOLATED:
-            self._tickets = tuple(each for each in self._tickets if each != ticket)
-            self._cookie = _DELETE
-            if ticket.id not in self._violated:
-                userid = record.values.get("userid")
-                event = RenewalViolationEvent(self.request, userid=userid)
-                self._violated[ticket.id] = event
-                self._events.append(event)
-            # Also if there is no response.
-            self.request.add_finished_callback(self._delete_violated)
-        if verdict is not Verdict.VALID:
+    def _leave_blank(self, state: State) -> State:
+        """Return where to change a new session that was but looked at so far."""
+        transaction = transaction_of(self.request)
+        if transaction is None:
+            self._present = None
+            return self._enter()
+        unit = Unit.of(self.request.tm, transaction)
+        unit.add(state)
+        self.work_on(state, unit)
+        return state
+
+    def _touch_inside(self, state: State) -> None:
+        unit = self._unit
+        assert unit is not None
+        unit.touch(state, self.dbsession)
+        if unit.was_doomed:
+            self.findings.warn_once(
+                "Nothing of this session will be stored: the transaction was doomed"
+                " before the session was first used. If this is a test, its fixture"
+                " dooms the transaction: see the documentation on testing."
+            )
+
+    def go_in(self, unit: Unit, dbsession: DBSession) -> None:
+        """Work in the unit's transaction, and bring in what was changed outside."""
+        self._dbsession = dbsession
+        self.work_on(self.find(unit, dbsession, lock=True), unit)
+
+    # Outside.
+
+    def _start(self, failed: bool) -> State:
+        """Return what a stretch of work outside of a transaction starts from.
+
+        Without ``tm.commit_veto`` pyramid_tm aborts after every exception view, so what
+        the failed view changed has already gone. With it, it may commit: the exception
+        view sees the changes, and what it changes itself has to fit both outcomes.
+        """
+        if failed and self.state and commits_after_exception_view(self.request):
+            return self.state
+        if self._base is None:
+            self._base = self._look()
+        start = self._base.begun()
+        for patch in self.outside.patches():
+            if patch.clash(start) is None:
+                patch.apply(start)
+        return start
+
+    def _look(self) -> State:
+        """Return what is stored, from a transaction that does nothing else."""
+        if not self.tickets:
+            return State(self.config, None)
+        name = self.config.settings.dbsession_name
+        with short_transaction(self.request, name, commits=False) as (tm, dbsession):
+            self.config.table.connection(dbsession, options=self.options)
+            state = self.find(Unit.of(tm, tm.get()), dbsession)
+        self._dbsession = None
+        if self.findings.violated and is_over(self.request):
+            follow_up(self)
+        return state
+
+    def _touch_outside(self) -> None:
+        if self._is_too_late():
+            raise TransactionRequiredError(TOO_LATE)
+        self._expect_end()
+
+    def _expect_end(self) -> None:
+        """Make sure that what is changed outside is stored, or missed."""
+        if self._unit is not None and self.state is not None:
+            self._unit.touch(self.state, self.dbsession)
+            if not self.options and self.dbsession.in_transaction():
+                connection = self.config.table.connection(self.dbsession)
+                self.options = connection.get_execution_options()
+        if not self.findings.is_end_expected:
+            self.findings.is_end_expected = True
+            self.request.add_finished_callback(self._finish)
+
+    def _is_too_late(self) -> bool:
+        return self._unit is None and (self.answer.is_made or is_over(self.request))
+
+    # Participation in a transaction.
+
+    def bring_in(self) -> None:
+        """Do in this transaction what was changed outside of any."""
+        state = self.state
+        assert state is not None
+        for patch in self.outside.take_in():
+            base = patch.base.loaded
+            if base is not None and not patch.ended and state.late is None:
+                gone = state.loaded is None and not state.ended
+                obstacle = "the whole" if gone else patch.clash(state)
+                if obstacle is not None:
+                    raise StaleDataError(
+                        f"another request changed {obstacle} of this session while"
+                        " this one did, outside of its transaction"
+                    )
+            patch.apply(state)
+
+    def clear_away(self, unit: Unit) -> None:
+        """Delete what was found expired."""
+        if not self.findings.expired:
+            return
+        connection = self.config.table.connection(self.dbsession, writes=True)
+        if self.config.isolation.may_conflict(connection):
+            return  # then after the commit
+        settings = self.findings.delete_expired(connection, self.dbsession)
+        unit.wrote(self.dbsession)
+        if settings is not None and self.ticket is None:
+            self.answer.stage(Decision(None, settings))
+
+    def due(self, is_write: bool) -> Due | None:
+        """Return what is due for the state."""
+        if self.state is None or self.ticket is None or self.state.loaded is None:
+            return None
+        use = Use(self.ticket, self.now, self.config.clock(), is_write)
+        return due_for(self.state, use)
+
+    def defers(self, due: Due, error: DBAPIError | None) -> bool:
+        """Tell whether that waits until after the commit, where it can fail no one."""
+        assert self._unit is not None
+        assert self.state is not None
+        if error is None:
+            connection = self.config.table.connection(self.dbsession, writes=True)
+            if not self.config.isolation.may_conflict(connection):
+                return False
+        elif self._unit.has_written(self.state):
             return False
-        self.ticket = ticket
-        if self._cookie == _DELETE:  # another cookie was bad
-            self._cookie = None
-        # Nobody who has the good cookie, too, has stolen the other one.
-        mistaken = self._violated.pop(ticket.id, None)
-        if mistaken in self._events:
-            self._events.remove(mistaken)
+        assert self.ticket is not None
+        self.findings.deferred = (self.ticket.id, due, self.state.settings)
         return True
 
-    def _expiry_of(self, record: Record, ticket: Ticket) -> SessionExpiredEvent:
-        cause = next(
-            feature.cause
-            for feature in self.config.judges
-            if feature.check(record, ticket, self.now) is Verdict.EXPIRED
-        )
-        fingerprint = self.config.cookie.fingerprint(ticket.id)
-        userid = record.values.get("userid")
-        return SessionExpiredEvent(self.request, fingerprint, userid, cause)
+    def stage(self, outcome: Outcome) -> None:
+        """Learn what the commit makes of the state."""
+        self.answer.stage(decide(self.config, outcome))
 
-    def _judge(self, record: Record, ticket: Ticket) -> Verdict:
-        # pyramid_retry tries again with the same environ, and a cookie that was good
-        # when the request came is so still, whatever was renewed meanwhile.
-        accepted: set[Ticket] = self.request.environ.setdefault(_ACCEPTED, set())
-        for feature in self.config.judges:
-            verdict = feature.check(record, ticket, self.now)
-            if verdict is Verdict.VIOLATED and ticket in accepted:
-                continue
-            if verdict is not Verdict.VALID:
-                return verdict
-        accepted.add(ticket)
-        return Verdict.VALID
+    def leave(self, committed: bool) -> None:
+        """Learn what became of the transaction."""
+        state, self._unit, self.state = self.state, None, None
+        self._dbsession = None
+        if self._present is state:
+            self._present = None
+        self.outside.leave(committed)
+        self._base = None
+        if committed:
+            assert state is not None
+            self._base = State(self.config, state.loaded)
+            self._base.late = state.late
+            self.settle_for(self.answer.take_staged())
+        else:
+            self.answer.staged = None
+            self.findings.deferred = None
+            self.findings.expired.clear()
+        self.answer.finish()
 
-    def _set_base(self, row: dict[str, Any] | None) -> None:
-        self._has_base = True
-        self._base_row = row
-        if row is not None:
-            self._key = row["id"]
+    def settle_for(self, decision: Decision | None) -> None:
+        """Take for granted what the browser is going to have."""
+        if decision is not None:
+            self.ticket = decision.ticket
+            self.tickets = (self.ticket,) if self.ticket else ()
+        elif self.ticket is not None:
+            self.tickets = (self.ticket,)
 
-    def _begin_anew(self, ended: Record) -> Record:
-        """Replace a record that was invalidated by that of a new session."""
-        record = ended.successor
-        if record is None:
-            record = ended.successor = Record(self.config, None)
-            if ended is self._main:
-                assert self._unit is not None
-                self._unit.add(record)
-        if ended is self._main:
-            self._main = record
-            self._ended = True
-        self._record = record
-        return record
+    def snapshot(self) -> Any:
+        """Return what ``restore`` goes back to."""
+        return self._unit, self.state, self._present, self._base, self.answer.staged
 
-    # Aside.
+    def restore(self, snapshot: Any) -> None:
+        """Go back to a savepoint; None: to before the session was first used."""
+        if snapshot is None:
+            if self._present is self.state:
+                self._present = None
+            self.outside.leave(False)
+            snapshot = (None, None, self._present, None, None)
+        self._unit, self.state, self._present, self._base, staged = snapshot
+        self.answer.staged = staged
 
-    def row_before(self) -> dict[str, Any] | None:
-        """Return the row as it was before the transaction."""
-        if not self._has_base:
-            try:
-                self._set_base(self._read_row())
-            except SQLAlchemyError:
-                if self._base_row is None:
-                    raise
-        return self._base_row
+    # The response.
 
-    def _read_row(self) -> dict[str, Any] | None:
-        for ticket in self._tickets:
-            with self.aside.transaction() as connection:
-                row = self.config.table.load_plain(connection, ticket.id, False)
-            if row is not None and self._accepts(Record(self.config, row), ticket):
-                return row
-        return None
-
-    def _require_response(self) -> None:
-        """Make sure that the response is still to come, and say what that means."""
-        request = self.request
-        if self._responded or is_over(request):
-            raise TransactionRequiredError(
-                "the session cannot be changed here: the request's transaction is"
-                " over and its response is made. Change it in the view, or in a new"
-                " transaction: with request.tm: ..."
+    def _respond(self, request: Any, response: Any) -> None:
+        end_abandoned(request, self._unit is not None)
+        self.answer.is_made = True
+        if self._unit is None:
+            self._warn_of_manager()
+            follow_up(self)
+            self.answer.make(response)
+            return
+        # A subrequest, whose cookie waits for the transaction of the outer request; or
+        # nobody is going to commit.
+        self.answer.wait(response)
+        state = self.state
+        if not (in_subrequest(request) or in_exception_view(request)) and (
+            self.outside.patches() or (state is not None and state.may_differ)
+        ):
+            self.findings.warn_once(
+                "Nothing of this session is stored so far, and no cookie is sent: the"
+                " response is made, but nobody has committed the transaction. Is"
+                " 'tm.active' set by something that does not commit, a test fixture"
+                " perhaps? See the documentation on testing."
             )
-        request.add_finished_callback(self._check_stored)
-        manager = getattr(request, "tm", None)
+
+    def _finish(self, request: Any) -> None:
+        """See to what may be left, in a request that may have had no response."""
+        if will_be_retried(request):
+            return
+        end_abandoned(request, self._unit is not None)
+        if self._unit is not None:
+            if self.findings.violated:
+                # Of an outer request, whose locks would have to be waited for.
+                transaction = self._unit.transaction
+                transaction.addAfterCommitHook(self._finish_after)
+                transaction.addAfterAbortHook(self._finish_after)
+            return
+        lost = [] if self.answer.is_made else self.outside.patches()
+        self.outside.clear()
+        follow_up(self)
+        if lost:
+            log.error(
+                "Changes of a session are lost: they were made outside of a"
+                " transaction, in a request that ended without a response or after"
+                " its response was made."
+            )
+
+    def _finish_after(self, *committed: bool) -> None:
+        self.outside.clear()
+        follow_up(self)
+
+    def _warn_of_manager(self) -> None:
+        request, manager = self.request, getattr(self.request, "tm", None)
+        if not self.outside.patches():
+            return
         if manager is None:
             self.config.warn_once(
-                "This application changes sessions, but does not use pyramid_tm:"
-                " they are stored when the response is ready, in a transaction of"
-                " their own, whatever becomes of the application's. Do"
+                "This application changes sessions, but does not use pyramid_tm: they"
+                " are stored when the response is ready, in a transaction of their"
+                " own, whatever becomes of the application's. Do"
                 " config.include('pyramid_tm')."
             )
-        elif not (
-            getattr(manager, "explicit", False) or in_exception_view(self.request)
+        elif phase_of(request) is not Phase.EXCEPTION_VIEW and not getattr(
+            manager, "explicit", False
         ):
             self.config.warn_once(
                 "A session is being changed outside of the transaction of"
@@ -421,316 +527,3 @@ class Visit:
                 " say, it is not stored: use an explicit transaction manager there"
                 " (tm.manager_hook = pyramid_tm.explicit_manager)."
             )
-
-    def join(self) -> None:
-        """Bring the dbsession into the transaction if there are patches to store."""
-        if self._aside is not None and not self._aside.is_taken_in():
-            self.config.table.connection(self.dbsession)
-
-    def take_in_patches(self) -> None:
-        """Bring what was changed aside into the unit, which is going to store it."""
-        if self._aside is not None and not self._aside.is_taken_in():
-            assert self._unit is not None
-            self._main, ended = self._aside.take_in(self._main, self._unit)
-            self._ended |= ended
-
-    def _check_stored(self, request: Any) -> None:
-        self._finished = True
-        if (
-            self._unit is None
-            and self.aside.has_changes()
-            and not will_be_retried(request)
-        ):
-            log.error(
-                "Changes of a session are lost: they were made outside of a"
-                " transaction, in a request that ended without a response or after"
-                " its response was made."
-            )
-
-    def _delete_violated(self, request: Any) -> None:
-        """Delete the sessions whose cookies were stolen, whatever else happened."""
-        if not self._violated or will_be_retried(request):
-            return
-        if self._unit is not None:
-            # Of an outer request, whose locks would have to be waited for.
-            transaction = self._unit.transaction
-            transaction.addAfterCommitHook(self._delete_violated_after)
-            transaction.addAfterAbortHook(self._delete_violated_after)
-        else:
-            self._delete_violated_after()
-
-    def _delete_violated_after(self, *committed: bool) -> None:
-        violations, self._violated = self._violated, {}
-        for key, violation in violations.items():
-            delete = partial(self.config.table.delete_violated, key=key)
-            if self.aside.transact(delete):
-                fingerprint = self.config.cookie.fingerprint(key)
-                told = SessionRevokedEvent(
-                    self.request, fingerprint, violation.userid, "renewal violation"
-                )
-                send(self.request.registry, told)
-
-    # The end of a transaction.
-
-    def act(self) -> bool:
-        """Do what is due besides the changes; tell whether the database was asked."""
-        self.reissue = None
-        main = self._main
-        differs = main is not None and main.may_differ()
-        acted = False
-        try:
-            if self._expired:
-                acted = self._delete_expired_inside()
-            if main is not None and (self.config.actors or self.config.witnesses):
-                acted |= self._keep_up(main, differs)
-        except DBAPIError:
-            if differs or has_written(self.dbsession):
-                raise
-            # Whoever only reads does not fail because of it, if the database is
-            # read-only, say. What is left of the transaction is rolled back.
-            self.reissue = None
-            self._postpone(main)
-            return False
-        return acted
-
-    def _delete_expired_inside(self) -> bool:
-        """Delete what was found expired; tell whether the database was asked."""
-        table = self.config.table
-        connection = table.connection(self.dbsession)
-        if table.may_conflict(connection):  # then after the commit
-            return False
-        for key, expiry in self._expired.items():
-            deleted = table.delete_expired(connection, key, self.now)
-            if deleted:
-                tell(self.dbsession, self.request.registry, expiry)
-            if deleted and self._key is None:  # no other cookie is good
-                self._ended = True
-                self._key = key
-        self._expired.clear()
-        return True
-
-    def _keep_up(self, record: Record, differs: bool) -> bool:
-        """Extend and renew, if that is due; tell whether the database was asked."""
-        self.decide(record)
-        if not self._changes and record.extension is None:
-            return False
-        table = self.config.table
-        connection = table.connection(self.dbsession)
-        if differs:  # the extension comes with the changes
-            return self.make_changes(record, connection)
-        if table.may_conflict(connection):
-            self._postpone(record)
-            return False
-        self.make_changes(record, connection)
-        if not record.is_extended:
-            record.store(connection)
-        record.pending = False
-        return True
-
-    def _postpone(self, record: Record | None) -> None:
-        """Do what is due after the commit, in a transaction of its own."""
-        self._late = record
-        if record is not None:
-            record.pending = False
-
-    def decide(self, record: Record) -> None:
-        """Let the features decide what is due for the record."""
-        self.is_to_resend = False
-        self._changes = []
-        if record.deleted:
-            return
-        if self.config.witnesses and record.changes_hands():
-            for feature in self.config.witnesses:
-                feature.note(self.request, record)
-        if record.key is not None:
-            for feature in self.config.actors:
-                change = feature.act(self, record)
-                if change is not None:
-                    self._changes.append(change)
-
-    def make_changes(self, record: Record, connection: Connection) -> bool:
-        """Make the changes that were decided on; tell whether there were any."""
-        for expected, values, ticket in self._changes:
-            assert record.key is not None
-            hit = record.config.table.change(connection, record.key, expected, values)
-            if hit and ticket is not None:
-                self.reissue = ticket
-        return bool(self._changes)
-
-    def _act_late(self) -> None:
-        """Do what is due, now that no conflict can harm the request's transaction."""
-        record, self._late = self._late, None
-        if record is None:
-            return
-        record.pending = True
-        try:
-            with self.aside.transaction() as connection:
-                self.make_changes(record, connection)
-                record.store(connection)
-        except _TRANSIENT as exc:  # another request has done it, or the next one will
-            log.debug("A session was not extended: %s", _name_of(exc))
-            return
-        self._stage(record, False)
-        self._accept_staged()
-
-    def stage(self) -> None:
-        """Decide what the cookie becomes if the transaction commits."""
-        main = self._main
-        while main is not None and main.deleted and main.successor is not None:
-            main = self._begin_anew(main)
-        ended = self._ended or (main is not None and main.deleted)
-        self._stage(main, ended)
-
-    def _stage(self, record: Record | None, ended: bool) -> None:
-        row = None if record is None else record.stored
-        if record is not None and record.is_extended and self.is_to_resend:
-            self.reissue = self.ticket
-        self._staged_ticket = None
-        if row is not None and row["id"] != self._key:
-            settings = self._settings = self.config.settings_of(row)
-            renews = settings.renewal_timeout is not None
-            ticket = Ticket(row["id"], row["renewal_id"] if renews else None)
-            self._staged = self.config.cookie.seal(ticket)
-            self._staged_ticket = ticket
-        elif row is not None and self.reissue is not None:
-            # Not the ticket of this request: that is what the browser has sent.
-            self._staged = self.config.cookie.seal(self.reissue)
-        elif row is None and ended and self._key is not None:
-            self._staged = _DELETE
-
-    def leave(self, committed: bool) -> None:
-        """Learn what became of the transaction."""
-        main = self._main
-        self._unit = self._main = None
-        self._ended = False
-        if self._record is main:
-            self._record = None
-        if self._aside is not None:
-            self._aside.begin()
-        if committed:
-            self._settle(None if main is None else main.stored)
-        else:
-            self._late = None
-            self._expired.clear()
-            self._has_base = False
-            if self._finished:
-                self._check_stored(self.request)
-        self._staged = None
-        if self._response is not None and self._cookie is not None:
-            self._send(self._response, self._cookie)
-
-    def _settle(self, row: dict[str, Any] | None) -> None:
-        """Take for granted what has been committed."""
-        if self._aside is not None:
-            self._aside.clear()
-        self._has_base = True
-        self._base_row = row
-        self._key = None if row is None else row["id"]
-        self._accept_staged()
-
-    def _accept_staged(self) -> None:
-        if self._staged is not None:
-            self._cookie = self._staged
-        if self._key is not None:
-            self.ticket = self._staged_ticket or self.ticket
-            self._tickets = (self.ticket,)
-        elif self._staged == _DELETE:
-            self._tickets = ()
-        self._staged = None
-
-    # Savepoints.
-
-    def snapshot(self) -> tuple[Any, ...]:
-        """Return what ``restore`` goes back to."""
-        return self._unit, self._main, self._record, self._ended
-
-    def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Go back to a savepoint."""
-        self._unit, self._main, self._record, self._ended = snapshot
-
-    def forget(self) -> None:
-        """Go back to before the session was first used in the transaction."""
-        if self._record is self._main:
-            self._record = None
-        self._unit = self._main = None
-        self._ended = False
-        if self._aside is not None:
-            self._aside.begin()
-
-    # The response.
-
-    def _respond(self, request: Any, response: Any) -> None:
-        self._responded = True
-        if self._unit is not None:
-            # A subrequest, whose cookie waits for the transaction of the outer
-            # request; or nobody is going to commit.
-            self._response = response
-            self._warn_of_open_transaction()
-        elif self._late or self._aside or self._expired or self._violated:
-            self._finish_aside()
-        vary_on_cookie(response)
-        if self._cookie is not None:
-            self._send(response, self._cookie)
-
-    def _finish_aside(self) -> None:
-        self._delete_violated(self.request)
-        self._delete_expired()
-        self._act_late()
-        outcome = self.aside.store()
-        if outcome is not None:
-            record, ended = outcome
-            self._stage(record, ended)
-            self._settle(None if record is None else record.stored)
-
-    def _delete_expired(self) -> None:
-        """Delete what was found expired, where no transaction of the request did."""
-        for key, expiry in self._expired.items():
-            try:
-                with self.aside.transaction() as connection:
-                    table = self.config.table
-                    deleted = table.delete_expired(connection, key, self.now)
-            except _TRANSIENT as exc:  # another request has done it, or will
-                log.debug("A session was not deleted: %s", _name_of(exc))
-            else:
-                if deleted and self._key is None and self._cookie is None:
-                    self._cookie = _DELETE
-                if deleted:
-                    send(self.request.registry, expiry)
-
-    def _send(self, response: Any, cookie: str) -> None:
-        attributes = self.config.cookie_attributes(self._settings)
-        if cookie == _DELETE:
-            self.config.cookie.delete(self.request, response, attributes)
-        else:
-            self.config.cookie.send(self.request, response, cookie, attributes)
-
-    def _warn_of_open_transaction(self) -> None:
-        main = self._main
-        if (
-            self._warned
-            or in_subrequest(self.request)
-            or in_exception_view(self.request)
-        ):
-            return
-        if self.aside.has_changes() or (main is not None and main.may_differ()):
-            self._warned = True
-            log.warning(
-                "Nothing of this session is stored so far, and no cookie is sent: the"
-                " response is made, but nobody has committed the transaction. Is"
-                " 'tm.active' set by something that does not commit, a test fixture"
-                " perhaps? See the documentation on testing."
-            )
-
-
-def _vary(request: Any, response: Any) -> None:
-    vary_on_cookie(response)
-
-
-def _event_of(error: ValueError, request: Any) -> Any:
-    if isinstance(error, CookieCryptoError):
-        return CookieCryptoErrorEvent(request, error)
-    return InvalidCookieErrorEvent(request, error)
-
-
-def _name_of(error: SQLAlchemyError) -> str:
-    return type(getattr(error, "orig", error)).__name__

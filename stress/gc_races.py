@@ -32,7 +32,7 @@ from pyramid_sqlalchemy_sessions import BaseMixin, IdleMixin
 from pyramid_sqlalchemy_sessions.collector import delete_expired
 from pyramid_sqlalchemy_sessions.config import SessionConfig
 from pyramid_sqlalchemy_sessions.cookie import Ticket
-from pyramid_sqlalchemy_sessions.record import new_id
+from pyramid_sqlalchemy_sessions.identifiers import new_id
 from pyramid_sqlalchemy_sessions.session import SessionFactory
 from tests.application import Application, Base, Browser
 

@@ -21,7 +21,7 @@ from pyramid_sqlalchemy_sessions import (
     ConfigAbsoluteMixin,
     UseridMixin,
 )
-from pyramid_sqlalchemy_sessions.record import new_id
+from pyramid_sqlalchemy_sessions.identifiers import new_id
 from tests.application import Application, Browser
 from tests.test_docs import table
 

@@ -54,7 +54,7 @@ from pyramid_sqlalchemy_sessions import (
     get_session_factory,
     session_factory_from_settings,
 )
-from pyramid_sqlalchemy_sessions.record import new_id
+from pyramid_sqlalchemy_sessions.identifiers import new_id
 from stress import gc_races
 from tests.application import SECRET
 

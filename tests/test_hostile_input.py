@@ -43,7 +43,7 @@ from pyramid_sqlalchemy_sessions import (
 )
 from pyramid_sqlalchemy_sessions.columns import limits_of, refuse_excess
 from pyramid_sqlalchemy_sessions.cookie import SessionCookie, Ticket
-from pyramid_sqlalchemy_sessions.record import new_id
+from pyramid_sqlalchemy_sessions.identifiers import new_id
 from stress.fuzz_cookies import Judge
 from tests.application import Application, Browser, Failure, statements
 

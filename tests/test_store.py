@@ -43,7 +43,7 @@ from pyramid_sqlalchemy_sessions import (
     SessionStore,
     UseridMixin,
 )
-from pyramid_sqlalchemy_sessions.record import new_id
+from pyramid_sqlalchemy_sessions.identifiers import new_id
 from tests.application import Failure, statements
 from tests.databases import REQUIRE, Database
 from tests.stores import DRIVERS, Clock, Stores, make_factory

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sqlalchemy import BigInteger, ColumnElement
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..cookie import Ticket
-from ..feature import Feature, Verdict
-from ..record import Record
+from ..feature import Feature, Values
 from ..settings import DefaultSettings
 
 __all__ = ["Absolute", "AbsoluteMixin", "ConfigAbsolute", "ConfigAbsoluteMixin"]
@@ -38,13 +36,14 @@ class Absolute(Feature):
 
     mixin: ClassVar[type] = AbsoluteMixin
     cause = "absolute"
-    columns: ClassVar[tuple[str, ...]] = ()
 
-    def check(self, record: Record, ticket: Ticket, now: int) -> Verdict:
-        timeout = record.settings.absolute_timeout
-        if timeout is not None and now > record.values["created"] + timeout:
-            return Verdict.EXPIRED
-        return Verdict.VALID
+    def ends(self, values: Values, settings: DefaultSettings) -> int | None:
+        timeout = settings.absolute_timeout
+        return None if timeout is None else values["created"] + timeout
+
+    def has_expired(self, values: Values, settings: DefaultSettings, now: int) -> bool:
+        end = self.ends(values, settings)
+        return end is not None and now > end
 
     def expired(
         self,
@@ -62,19 +61,18 @@ class ConfigAbsolute(Absolute):
 
     mixin = ConfigAbsoluteMixin
     columns: ClassVar[tuple[str, ...]] = ("absolute_expire",)
+    own_columns: ClassVar[tuple[str, ...]] = columns
     settings: ClassVar[tuple[str, ...]] = ("absolute_timeout",)
 
-    def own_settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def settings_in(self, values: Values) -> dict[str, Any]:
         expire = values["absolute_expire"]
         return {
             "absolute_timeout": None if expire is None else expire - values["created"]
         }
 
-    def keep_settings(self, values: dict[str, Any], settings: DefaultSettings) -> None:
+    def columns_for(self, settings: DefaultSettings, created: int) -> dict[str, Any]:
         timeout = settings.absolute_timeout
-        values["absolute_expire"] = (
-            None if timeout is None else values["created"] + timeout
-        )
+        return {"absolute_expire": None if timeout is None else created + timeout}
 
     def expired(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,7 +10,6 @@ from sqlalchemy import String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..feature import Feature
-from ..record import Record
 from ..settings import DefaultSettings
 
 __all__ = ["ClientAddress", "ClientAddressMixin"]
@@ -35,11 +35,13 @@ class ClientAddress(Feature):
 
     mixin = ClientAddressMixin
     columns: ClassVar[tuple[str, ...]] = ("client_address",)
+    own_columns: ClassVar[tuple[str, ...]] = columns
 
-    def note(self, request: Any, record: Record) -> None:
+    def note(
+        self, environ: Mapping[str, Any], settings: DefaultSettings, columns: Any
+    ) -> dict[str, Any]:
         # Not WebOb's client_addr, which believes any X-Forwarded-For.
-        address = request.environ.get("REMOTE_ADDR", "")
-        record.values["client_address"] = _network(address, record.settings)
+        return {"client_address": _network(environ.get("REMOTE_ADDR", ""), settings)}
 
 
 def _network(text: str, settings: DefaultSettings) -> str | None:

@@ -44,3 +44,4 @@ class ConfigCookie(Feature):
         "cookie_httponly",
     )
     columns: ClassVar[tuple[str, ...]] = settings
+    own_columns: ClassVar[tuple[str, ...]] = settings

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import secrets
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from sqlalchemy import LargeBinary
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..feature import Feature
-from ..record import Record
+from ..feature import Feature, Values
 
-__all__ = ["CSRF", "TOKEN_SIZE", "CSRFMixin", "new_token"]
-
-#: In bytes.
-TOKEN_SIZE = 20
-
-
-def new_token() -> bytes:
-    """Draw a token: 20 random bytes."""
-    return secrets.token_bytes(TOKEN_SIZE)
+__all__ = ["CSRF", "CSRFMixin"]
 
 
 class CSRFMixin:
     """Give the session a CSRF token: ``request.session.get_csrf_token()``.
 
     The column ``csrf_token`` holds 20 random bytes. It names no length: a length
-    would make Alembic's ``check`` report a difference on MariaDB for ever.
+    would make Alembic's ``check`` report a difference on MariaDB every time.
     """
 
     if TYPE_CHECKING:
@@ -40,10 +30,7 @@ class CSRF(Feature):
 
     mixin = CSRFMixin
     columns: ClassVar[tuple[str, ...]] = ("csrf_token",)
+    own_columns: ClassVar[tuple[str, ...]] = columns
 
-    def is_empty(self, record: Record) -> bool:
-        return record.values["csrf_token"] is None
-
-    def rotate(self, record: Record) -> dict[str, Any]:
-        has_token = record.values["csrf_token"] is not None
-        return {"csrf_token": new_token()} if has_token else {}
+    def is_empty(self, values: Values) -> bool:
+        return values["csrf_token"] is None

@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sqlalchemy import BigInteger, ColumnElement, Integer, case
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..cookie import Ticket
-from ..exceptions import InconsistentDataError
-from ..feature import Feature, Verdict
-from ..record import Record
+from ..feature import Due, Feature, Use, Values
 from ..settings import DefaultSettings
-from ..visit import Visit
 
 __all__ = ["ConfigIdle", "ConfigIdleMixin", "Idle", "IdleMixin"]
 
@@ -54,38 +50,28 @@ class Idle(Feature):
     cause = "idle"
     columns: ClassVar[tuple[str, ...]] = ("idle_expire",)
 
-    def begin(self, record: Record, now: int) -> None:
-        timeout = record.settings.idle_timeout
-        record.values["idle_expire"] = None if timeout is None else now + timeout
-
-    def check(self, record: Record, ticket: Ticket, now: int) -> Verdict:
-        if record.settings.idle_timeout is None:
-            return Verdict.VALID
-        expire = record.values["idle_expire"]
-        if expire is None:
-            raise InconsistentDataError(
-                "idle_timeout is set, but idle_expire is NULL in the row of this"
-                " session, which was stored while there was no timeout: set the"
-                " column in such rows, or delete them (see 'Switching a timeout on'"
-                " in the documentation)"
-            )
-        return Verdict.EXPIRED if now > expire else Verdict.VALID
-
-    def act(self, visit: Visit, record: Record) -> None:
-        settings = record.settings
+    def begin(self, settings: DefaultSettings, now: int) -> dict[str, Any]:
         timeout = settings.idle_timeout
-        if timeout is None:
-            return
-        now: int = visit.now
-        expire: int = record.values["idle_expire"] or now
-        if now + timeout > expire and (
-            record.active
-            or _is_due(settings, now - (expire - timeout))
-            or record.may_differ()
+        return {"idle_expire": None if timeout is None else now + timeout}
+
+    def ends(self, values: Values, settings: DefaultSettings) -> int | None:
+        # NULL: the timeout was switched on after the row was written.
+        return None if settings.idle_timeout is None else values["idle_expire"]
+
+    def has_expired(self, values: Values, settings: DefaultSettings, now: int) -> bool:
+        end = self.ends(values, settings)
+        return end is not None and now > end
+
+    def due(self, values: Values, settings: DefaultSettings, use: Use) -> Due | None:
+        timeout = settings.idle_timeout
+        if timeout is None or not use.extends:
+            return None
+        expire, extended = values["idle_expire"], use.now + timeout
+        if expire is not None and not (
+            extended > expire and (use.is_write or _is_due(settings, extended - expire))
         ):
-            record.extension = now + timeout
-            record.pending = True
-            visit.is_to_resend = settings.cookie_max_age is not None
+            return None
+        return Due({}, {}, extend_to=extended)
 
     def expired(
         self,
@@ -117,6 +103,7 @@ class ConfigIdle(Idle):
         "extension_deadline",
     )
     columns: ClassVar[tuple[str, ...]] = ("idle_expire", *settings)
+    own_columns: ClassVar[tuple[str, ...]] = settings
 
     def expired(
         self,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import BigInteger
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..feature import Change, Feature
-from ..record import Record
-from ..visit import Visit
+from ..feature import Due, Feature, Use, Values
+from ..settings import DefaultSettings
 
 __all__ = ["LastSeen", "LastSeenMixin"]
 
@@ -32,11 +31,11 @@ class LastSeen(Feature):
     mixin = LastSeenMixin
     columns: ClassVar[tuple[str, ...]] = ("last_seen",)
 
-    def begin(self, record: Record, now: int) -> None:
-        record.values["last_seen"] = now
+    def begin(self, settings: DefaultSettings, now: int) -> dict[str, Any]:
+        return {"last_seen": now}
 
-    def act(self, visit: Visit, record: Record) -> Change | None:
-        seen, now = record.values["last_seen"], visit.now
-        if seen is not None and now <= seen + record.settings.last_seen_delay:
+    def due(self, values: Values, settings: DefaultSettings, use: Use) -> Due | None:
+        seen = values["last_seen"]
+        if seen is not None and use.now <= seen + settings.last_seen_delay:
             return None
-        return Change({"last_seen": seen}, {"last_seen": now})
+        return Due({"last_seen": seen}, {"last_seen": use.now})

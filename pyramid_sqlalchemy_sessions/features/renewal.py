@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hmac
 import uuid
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import BigInteger, Integer, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..cookie import Ticket
-from ..exceptions import InconsistentDataError
-from ..feature import Change, Feature, Verdict
-from ..record import Record, new_id
-from ..visit import Visit
+from ..feature import Due, Feature, Use, Values, Verdict
+from ..identifiers import is_same_id, new_id
+from ..settings import DefaultSettings
 
-__all__ = ["ConfigRenewal", "ConfigRenewalMixin", "Renewal", "RenewalMixin"]
+__all__ = ["ConfigRenewal", "ConfigRenewalMixin", "Renewal", "RenewalMixin", "judge"]
 
 
 class RenewalMixin:
@@ -27,14 +24,11 @@ class RenewalMixin:
     """
 
     if TYPE_CHECKING:
-        renewal_id: Mapped[uuid.UUID | None]
         renewal_next: Mapped[uuid.UUID | None]
         renewal_previous: Mapped[uuid.UUID | None]
         renewed: Mapped[int | None]
         renewal_tried: Mapped[int | None]
 
-    #: What the cookie carries besides the session's id.
-    renewal_id = mapped_column(Uuid)
     #: The candidate: sent, but not yet seen in a request.
     renewal_next = mapped_column(Uuid)
     #: What the candidate replaced: accepted for ``renewal_grace`` seconds.
@@ -57,7 +51,7 @@ class ConfigRenewalMixin(RenewalMixin):
 
 
 class Renewal(Feature):
-    """Who got the new cookie sends it back; who sends an old one stole or lost it.
+    """Whoever got the new cookie sends it back; an old one was copied, or got lost.
 
     A candidate is stored and sent. The old renewal id stays valid until a request
     brings the candidate; that request completes the renewal.
@@ -65,101 +59,53 @@ class Renewal(Feature):
 
     mixin: ClassVar[type] = RenewalMixin
     columns: ClassVar[tuple[str, ...]] = (
-        "renewal_id",
         "renewal_next",
         "renewal_previous",
         "renewed",
         "renewal_tried",
     )
 
-    def begin(self, record: Record, now: int) -> None:
-        if record.settings.renewal_timeout is not None:
-            record.values.update(renewal_id=new_id(), renewed=now)
-
-    def rotate(self, record: Record) -> dict[str, Any]:
-        if record.settings.renewal_timeout is None:
+    def begin(self, settings: DefaultSettings, now: int) -> dict[str, Any]:
+        if settings.renewal_timeout is None:
             return {}
+        return {"renewal_id": new_id(), "renewed": now}
+
+    def rotate(self, values: Values, now: int) -> dict[str, Any]:
         return {
-            "renewal_id": new_id(),
             "renewal_next": None,
             "renewal_previous": None,
             "renewal_tried": None,
-            "renewed": record.config.clock(),
+            "renewed": now,
         }
 
-    def check(self, record: Record, ticket: Ticket, now: int) -> Verdict:
-        settings = record.settings
-        if settings.renewal_timeout is None:
-            return Verdict.VALID
-        values, received = record.values, ticket.renewal_id
-        if received is None or values["renewal_id"] is None:
-            return Verdict.USELESS
-        _require(values, "renewed", "renewal_id")
-        if values["renewal_next"] is not None:
-            _require(values, "renewal_tried", "renewal_next")
-        if (
-            _same(received, values["renewal_id"])
-            or _same(received, values["renewal_next"])
-            or (
-                settings.renewal_grace
-                and _same(received, values["renewal_previous"])
-                and now <= values["renewed"] + settings.renewal_grace
-            )
-        ):
-            return Verdict.VALID
-        return Verdict.VIOLATED
-
-    def act(self, visit: Visit, record: Record) -> Change | None:
-        settings, received = record.settings, visit.ticket.renewal_id
-        is_rotated = record.values["id"] != record.key
-        if settings.renewal_timeout is None or received is None or is_rotated:
+    def due(self, values: Values, settings: DefaultSettings, use: Use) -> Due | None:
+        received = use.ticket.renewal_id
+        if settings.renewal_timeout is None or received is None:
             return None
-        # No id may go out while another one is on its way: responses may overtake each
-        # other. ``renewal_tried`` says when one was sent last. The time is that of the
-        # commit, after which the cookie is sent.
-        is_to_resend, visit.is_to_resend = visit.is_to_resend, False
-        values, now = record.values, record.config.clock()
         renewal_id, candidate = values["renewal_id"], values["renewal_next"]
-        tried = values["renewal_tried"]
-        if _same(received, candidate):
+        if is_same_id(received, candidate):
             takeover = {
                 "renewal_id": candidate,
                 "renewal_previous": renewal_id,
                 "renewal_next": None,
-                "renewed": now,
+                "renewed": use.commit,
             }
-            expected = {"renewal_next": candidate}
-            if is_to_resend:
-                return Change(
-                    expected, {**takeover, "renewal_tried": now}, visit.ticket
-                )
-            return Change(expected, takeover)
-        if not _same(received, renewal_id):  # but the previous one
+            return Due({"renewal_next": candidate}, takeover)
+        if not (is_same_id(received, renewal_id) and use.extends):
             return None
+        guard = {"renewal_id": renewal_id, "renewal_next": candidate}
+        tried = values["renewal_tried"]
         if candidate is not None:
-            if now <= tried + settings.renewal_try_every:
+            if tried is not None and use.commit <= tried + settings.renewal_try_every:
                 return None
-            expected = {"renewal_next": candidate, "renewal_tried": tried}
-        elif now > values["renewed"] + settings.renewal_timeout:
-            on_its_way = min(settings.renewal_grace, settings.renewal_timeout)
-            if tried is not None and now <= tried + on_its_way:
-                return None
+        elif _is_due(values, settings, use.commit):
             candidate = new_id()
-            expected = {
-                "renewal_id": renewal_id,
-                "renewal_next": None,
-                "renewal_tried": tried,
-            }
-        elif is_to_resend:
-            expected = {"renewal_id": renewal_id, "renewal_next": None}
-            return Change(expected, {"renewal_tried": now}, visit.ticket)
+            guard["sent"] = values["sent"]
         else:
             return None
-        return Change(
-            expected,
-            {"renewal_next": candidate, "renewal_tried": now},
-            Ticket(visit.ticket.id, candidate),
-        )
+        guard["renewal_tried"] = tried
+        changes = {"renewal_next": candidate, "renewal_tried": use.commit}
+        return Due(guard, changes, ticket=Ticket(use.ticket.id, candidate))
 
 
 class ConfigRenewal(Renewal):
@@ -168,15 +114,55 @@ class ConfigRenewal(Renewal):
     mixin = ConfigRenewalMixin
     settings: ClassVar[tuple[str, ...]] = ("renewal_timeout", "renewal_try_every")
     columns: ClassVar[tuple[str, ...]] = (*Renewal.columns, *settings)
+    own_columns: ClassVar[tuple[str, ...]] = settings
 
 
-def _require(values: Mapping[str, Any], name: str, other: str) -> None:
-    if values[name] is None:
-        raise InconsistentDataError(
-            f"the column {name!r} of a stored session is NULL, and {other!r} is not:"
-            " was it written by another program? Correct it, or delete the row"
-        )
+def judge(
+    values: Values, settings: DefaultSettings, ticket: Ticket, now: int
+) -> Verdict:
+    """Judge whether the cookie that carried the ticket is the one the session has.
+
+    With any model: a rotation replaces the cookie also where there's no renewal.
+    """
+    rotated, received = values["rotated"], ticket.renewal_id
+    renews = settings.renewal_timeout is not None
+    if rotated is None and not renews:
+        return Verdict.VALID
+    if is_same_id(received, values["renewal_id"]):
+        return Verdict.VALID
+    if is_same_id(received, values.get("renewal_next")):
+        return Verdict.VALID
+    grace = settings.renewal_grace
+    if is_same_id(received, values.get("renewal_previous")):
+        at_most = min(grace, settings.renewal_timeout or grace)
+        if grace and _is_within(at_most, values["renewed"], now):
+            return Verdict.VALID
+    elif grace and _is_within(grace, rotated, now):
+        return Verdict.LATE
+    is_of_no_use = (
+        not renews
+        or received is None
+        or values["renewal_id"] is None
+        or is_same_id(received, values["rotated_from"])
+    )
+    return Verdict.USELESS if is_of_no_use else Verdict.VIOLATED
 
 
-def _same(one: uuid.UUID, other: uuid.UUID | None) -> bool:
-    return other is not None and hmac.compare_digest(one.bytes, other.bytes)
+def _is_due(values: Values, settings: DefaultSettings, now: int) -> bool:
+    """Tell whether it's time for a candidate.
+
+    None may go out while another id is on its way: responses may overtake each other.
+    """
+    timeout = settings.renewal_timeout
+    assert timeout is not None
+    renewed = values["renewed"] or values["rotated"] or values["created"]
+    if now <= renewed + timeout:
+        return False
+    on_its_way = min(settings.renewal_grace, timeout)
+    last = max(values["renewal_tried"] or 0, values["sent"] or 0)
+    return not last or now > last + on_its_way
+
+
+def _is_within(seconds: int, since: int | None, now: int) -> bool:
+    """Tell whether ``since`` is no further away, also if a clock was set back."""
+    return since is not None and abs(now - since) <= seconds

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..feature import Feature
-from ..record import Record
+from ..settings import DefaultSettings
 
 __all__ = ["UserAgent", "UserAgentMixin"]
 
@@ -32,10 +33,13 @@ class UserAgent(Feature):
 
     mixin = UserAgentMixin
     columns: ClassVar[tuple[str, ...]] = ("user_agent",)
+    own_columns: ClassVar[tuple[str, ...]] = columns
 
-    def note(self, request: Any, record: Record) -> None:
-        length = record.config.table.columns["user_agent"].type.length
-        given = request.environ.get("HTTP_USER_AGENT", "")
-        # No database takes a NUL in a text, and nobody wants the others in a page.
+    def note(
+        self, environ: Mapping[str, Any], settings: DefaultSettings, columns: Any
+    ) -> dict[str, Any]:
+        length = columns["user_agent"].type.length
+        given = environ.get("HTTP_USER_AGENT", "")
+        # No database takes a NUL in a text, and the others have no place in a page.
         shown = "".join(each if each.isprintable() else " " for each in given[:length])
-        record.values["user_agent"] = shown.strip() or None
+        return {"user_agent": shown.strip() or None}

@@ -472,7 +472,7 @@ def test_two_applications(engine):
 FORKING = """
 import os
 from pyramid_sqlalchemy_sessions.cookie import SessionCookie, Ticket
-from pyramid_sqlalchemy_sessions.record import new_id
+from pyramid_sqlalchemy_sessions.identifiers import new_id
 from pyramid_sqlalchemy_sessions.serializer import AESGCMSerializer
 
 cookie = SessionCookie("session", AESGCMSerializer(bytes(range(32))))

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 from zope.interface import implementedBy
 
-from .events import (
-    SessionCreatedEvent,
-    SessionEvent,
-    SessionRevokedEvent,
-    SessionRotatedEvent,
-)
+from .events import SessionEvent
 
-if TYPE_CHECKING:
-    from .record import Record
-
-__all__ = ["is_heard", "send", "send_of", "tell", "tell_of"]
+__all__ = ["is_heard", "send", "tell"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -35,49 +27,12 @@ def is_heard(registry: Any, kind: type[SessionEvent]) -> bool:
     )
 
 
-def _event_of(record: Record, request: Any) -> SessionEvent | None:
-    """Return the event of what storing the record has done to its row, if any."""
-    before, after = record.loaded, record.stored
-    tell = record.config.cookie.fingerprint
-    users = [each and each.get("userid") for each in (before, after)]
-    if before is None and after is not None:
-        cause = record.cause or ("data" if users[1] is None else "login")
-        return SessionCreatedEvent(request, tell(after["id"]), users[1], cause)
-    if before is not None and after is None:
-        cause = record.cause or ("invalidate" if users[0] is None else "logout")
-        return SessionRevokedEvent(request, tell(before["id"]), users[0], cause)
-    if before is None or after is None or before["id"] == after["id"]:
-        return None
-    was, userid = users
-    cause = "rotate" if was == userid else "login" if was is None else "switch"
-    if userid is None and was is not None:
-        userid, cause = was, "logout"
-    previous = tell(before["id"])
-    return SessionRotatedEvent(request, tell(after["id"]), userid, cause, previous)
-
-
 def send(registry: Any, told: SessionEvent) -> None:
     """Notify the subscribers. What they raise is logged: nothing can be undone."""
     try:
         registry.notify(told)
     except Exception:
         log.exception("A subscriber failed; what it was told of is stored.")
-
-
-def send_of(record: Record, request: Any) -> None:
-    """Send what storing the record has done to its row, now that it is committed."""
-    if request.registry.has_listeners:
-        told = _event_of(record, request)
-        if told is not None:
-            send(request.registry, told)
-
-
-def tell_of(record: Record, request: Any) -> None:
-    """Send what storing the record has done to its row, after the commit."""
-    if request.registry.has_listeners:
-        told = _event_of(record, request)
-        if told is not None:
-            tell(record.dbsession, request.registry, told)
 
 
 def tell(dbsession: Session, registry: Any, told: SessionEvent) -> None:

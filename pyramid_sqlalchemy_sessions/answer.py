@@ -1,0 +1,77 @@
+"""The response's side of a session: at most one cookie, and what caches are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .config import SessionConfig
+from .cookie import Ticket, vary_on_cookie
+from .outcome import Decision
+
+__all__ = ["Answer"]
+
+
+class Answer:
+    """What the response is going to say, decided while the request is under way.
+
+    A decision that depends on a commit is staged before it, so that whatever can fail
+    fails there, and taken after it.
+    """
+
+    def __init__(self, config: SessionConfig, request: Any):
+        self._config = config
+        self._request = request
+        self.decision: Decision | None = None
+        self.staged: Decision | None = None
+        self._sealed: tuple[Ticket, str] | None = None
+        self.is_made: bool = False
+        self._waiting: Any = None  # the response, if the transaction goes on
+
+    def delete(self, decision: Decision) -> None:
+        """Let the cookie be deleted, whatever becomes of the transaction."""
+        self.decision = decision
+
+    def stage(self, decision: Decision | None) -> None:
+        """Decide what the commit makes of the cookie."""
+        if decision is None:
+            return
+        self.staged = decision
+        if decision.ticket is not None:
+            value = self._config.cookie.seal(decision.ticket)
+            self._sealed = (decision.ticket, value)
+
+    def take_staged(self) -> Decision | None:
+        """Return what was staged, which is decided now."""
+        staged, self.staged = self.staged, None
+        if staged is not None:
+            self.decision = staged
+        return staged
+
+    def make(self, response: Any) -> None:
+        """Write the headers of the response."""
+        vary_on_cookie(response)
+        self._send(response)
+
+    def wait(self, response: Any) -> None:
+        """Keep the response of a request whose transaction goes on."""
+        vary_on_cookie(response)
+        self._send(response)
+        self._waiting = response
+
+    def finish(self) -> None:
+        """Write the headers of a response that was waiting."""
+        if self._waiting is not None:
+            self._send(self._waiting)
+
+    def _send(self, response: Any) -> None:
+        match self.decision:
+            case None:
+                return
+            case Decision(None, settings):
+                attributes = self._config.cookie_attributes(settings)
+                self._config.cookie.delete(self._request, response, attributes)
+            case Decision(_, settings):
+                assert self._sealed is not None
+                attributes = self._config.cookie_attributes(settings)
+                value = self._sealed[1]
+                self._config.cookie.send(self._request, response, value, attributes)

@@ -1,0 +1,30 @@
+"""What ``pyramid_session_check`` finds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Finding", "error", "hint", "ok"]
+
+
+class Finding(NamedTuple):
+    """One line of the report: level, what it is about, and what there is to say."""
+
+    level: str
+    subject: str
+    text: str
+
+
+def ok(subject: str, text: str) -> Finding:
+    """Say that all is well."""
+    return Finding("ok", subject, text)
+
+
+def hint(subject: str, text: str) -> Finding:
+    """Say what works, and could be better."""
+    return Finding("hint", subject, text)
+
+
+def error(subject: str, text: str) -> Finding:
+    """Say what does not work, or loses something."""
+    return Finding("error", subject, text)

@@ -1,0 +1,279 @@
+"""The session's dict as its column holds it: a pickle, or JSON with tags."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, Protocol
+from uuid import UUID
+
+from .exceptions import InconsistentDataError
+from .settings import shown
+
+__all__ = ["JSON_CODEC", "PICKLE_CODEC", "Codec", "copy_message", "json_text"]
+
+#: The protocol of stored pickles: every supported Python reads and writes it.
+PICKLE_PROTOCOL = 4
+
+#: How deep JSON values may be nested. Some engines' JSON libraries stop at a few
+#: hundred levels, and what they can write they may not be able to read.
+DEEPEST = 200
+
+
+class Codec(Protocol):
+    """Turns the session's dict into what the column takes, and back."""
+
+    def loads(self, raw: Any) -> dict[Any, Any]:
+        """Return a new dict. InconsistentDataError if there is none to be had."""
+        ...
+
+    def dumps(self, content: Mapping[Any, Any]) -> Any:
+        """Return what the column takes. TypeError names the value that can't be."""
+        ...
+
+    def form(self, value: Any) -> Any:
+        """Return one value in a form that equals another's if they're stored alike."""
+        ...
+
+    def check_keys(self, keys: Iterable[Any]) -> None:
+        """Raise TypeError for a key that would come back as another one."""
+        ...
+
+
+class PickleCodec:
+    """A pickle of protocol 4. Those of 0.1.0 name SQLAlchemy's MutableDict."""
+
+    def loads(self, raw: Any) -> dict[Any, Any]:
+        try:
+            value: Any = pickle.loads(raw)
+        except Exception as exc:
+            # These say which class is gone. All others may quote what is in the row.
+            is_gone = isinstance(exc, (AttributeError, ImportError))
+            raise _unreadable(shown(str(exc)) if is_gone else None, exc) from None
+        return _checked(value)
+
+    def dumps(self, content: Mapping[Any, Any]) -> bytes:
+        try:
+            return self.form(content)
+        except Exception as exc:
+            raise _culprit(content, exc, self.form, "picklable object") from exc
+
+    def form(self, value: Any) -> bytes:
+        return pickle.dumps(value, PICKLE_PROTOCOL)
+
+    def check_keys(self, keys: Iterable[Any]) -> None:
+        pass
+
+
+class JSONCodec:
+    """JSON, in which a dict with one key that starts with ``$`` is a tag.
+
+    ``{"$decimal": "9.95"}`` stands for a Decimal, and so on: see ``_TAGS``. A dict of
+    the application's that looks like one is stored as ``{"$dict": {...}}``.
+    """
+
+    def loads(self, raw: Any) -> dict[Any, Any]:
+        _checked(raw)
+        try:
+            content = {key: _untagged(value) for key, value in raw.items()}
+        except Exception as exc:
+            raise _unreadable(None, exc) from None
+        return content
+
+    def dumps(self, content: Mapping[Any, Any]) -> dict[str, Any]:
+        try:
+            tagged = {key: _tagged(value) for key, value in content.items()}
+            json_text(tagged)
+        except Exception as exc:
+            raise _culprit(content, exc, self.form, "JSON value") from exc
+        return tagged
+
+    def form(self, value: Any) -> str:
+        return json_text(_tagged(value))
+
+    def check_keys(self, keys: Iterable[Any]) -> None:
+        for key in keys:
+            if not isinstance(key, str):
+                raise TypeError(
+                    "the keys of a session that is stored as JSON are strings, not"
+                    f" {shown(key)}"
+                )
+
+
+PICKLE_CODEC = PickleCodec()
+JSON_CODEC = JSONCodec()
+
+
+def json_text(value: Any) -> str:
+    """Return the value as JSON that every database takes.
+
+    TypeError or ValueError for what is no JSON value, or for text that has no UTF-8.
+    """
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    text.encode()
+    return text
+
+
+def copy_message(message: Any) -> Any:
+    """Return a copy of a flash message, as it will come back from the database.
+
+    TypeError for what is no JSON value.
+    """
+    try:
+        if type(message) is str:
+            message.encode()
+            return message
+        _refuse_depth(message)
+        # An engine may read numbers as Decimal.
+        copied = json.dumps(
+            message, allow_nan=False, ensure_ascii=False, default=_number
+        )
+        copied.encode()
+        return json.loads(copied)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise TypeError(f"a flash message must be a JSON value: {exc}") from exc
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, Decimal):
+        return float(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _refuse_depth(value: Any, depth: int = 0) -> None:
+    if depth > DEEPEST:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    if isinstance(value, dict):
+        for each in value.values():
+            _refuse_depth(each, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            _refuse_depth(each, depth + 1)
+
+
+def _checked(value: Any) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise InconsistentDataError(
+            "the column 'data' of a stored session holds a"
+            f" {type(value).__name__} instead of a dict: delete the row"
+        )
+    return value if type(value) is dict else dict(value)
+
+
+def _unreadable(reason: str | None, error: Exception) -> InconsistentDataError:
+    return InconsistentDataError(
+        "the column 'data' of a stored session cannot be read"
+        f" ({reason or type(error).__name__}): was it written by another program, or"
+        " does its pickle name a class that is gone? Restore the class, or delete the"
+        " row; session.invalidate() does that, too"
+    )
+
+
+def _culprit(
+    content: Mapping[Any, Any],
+    error: Exception,
+    form: Callable[[Any], Any],
+    what: str,
+) -> TypeError:
+    """Return an error that names the key whose value can't be stored."""
+    for key, value in content.items():
+        try:
+            form(value)
+        except Exception as exc:
+            return TypeError(
+                f"the session cannot be stored: its value for {shown(key)}, of type"
+                f" {type(value).__name__}, is no {what}: {_reason(exc)}"
+            )
+    return TypeError(
+        f"the session cannot be stored: a key of it is no {what}: {_reason(error)}"
+    )
+
+
+def _reason(error: Exception) -> str:
+    # Pickle's errors may quote the value.
+    return (
+        type(error).__name__ if isinstance(error, pickle.PicklingError) else str(error)
+    )
+
+
+def _delta(value: timedelta) -> list[int]:
+    return [value.days, value.seconds, value.microseconds]
+
+
+#: Type, tag, to JSON, from JSON. A datetime is a date, so it comes first.
+_TAGS: tuple[tuple[type[Any], str, Callable[[Any], Any], Callable[[Any], Any]], ...] = (
+    (datetime, "$datetime", datetime.isoformat, datetime.fromisoformat),
+    (date, "$date", date.isoformat, date.fromisoformat),
+    (time, "$time", time.isoformat, time.fromisoformat),
+    (timedelta, "$timedelta", _delta, lambda parts: timedelta(*parts)),
+    (Decimal, "$decimal", str, Decimal),
+    (UUID, "$uuid", str, UUID),
+    (
+        bytes,
+        "$bytes",
+        lambda value: base64.b64encode(value).decode("ascii"),
+        lambda text: base64.b64decode(text, validate=True),
+    ),
+)
+_FROM_JSON = {tag: from_json for _, tag, _, from_json in _TAGS}
+
+
+def _tagged(value: Any, depth: int = 0) -> Any:
+    """Return what JSON can hold in place of the value."""
+    kind: type[Any] = type(value)
+    if kind is str or value is None or kind is bool or kind is float:
+        return value
+    if kind is int:
+        # More than 64 bits is too much for some JSON libraries.
+        return value if -(2**63) <= value < 2**63 else {"$int": str(value)}
+    if depth > DEEPEST:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    if kind is list:
+        return [_tagged(each, depth + 1) for each in value]
+    if kind is tuple:
+        return {"$tuple": [_tagged(each, depth + 1) for each in value]}
+    if kind is dict:
+        if not all(type(key) is str for key in value):
+            items = [[key, each] for key, each in value.items()]
+            return {"$items": _tagged(items, depth)}
+        tagged = {key: _tagged(each, depth + 1) for key, each in value.items()}
+        return {"$dict": tagged} if _is_tag(tagged) else tagged
+    for known, tag, to_json, _ in _TAGS:
+        if kind is known:
+            return {tag: to_json(value)}
+    # Subclasses, of str, say, come back as what they are to JSON.
+    if isinstance(value, (str, int, float, list, dict)):
+        return _tagged(json.loads(json_text(value)), depth)
+    raise TypeError(f"Object of type {kind.__name__} is not JSON serializable")
+
+
+def _is_tag(value: dict[str, Any]) -> bool:
+    return len(value) == 1 and next(iter(value)).startswith("$")
+
+
+def _untagged(value: Any) -> Any:
+    """Return a new value from what JSON holds in its place."""
+    if isinstance(value, list):
+        return [_untagged(each) for each in value]
+    if isinstance(value, Decimal):  # an engine with parse_float=Decimal
+        return float(value)
+    if not isinstance(value, dict):
+        return value
+    if _is_tag(value):
+        ((tag, held),) = value.items()
+        if tag == "$dict":
+            return {key: _untagged(each) for key, each in held.items()}
+        if tag == "$tuple":
+            return tuple(_untagged(each) for each in held)
+        if tag == "$items":
+            return {_untagged(key): _untagged(each) for key, each in held}
+        if tag == "$int":
+            return int(held)
+        from_json = _FROM_JSON.get(tag)
+        if from_json is not None:
+            return from_json(held)
+    return {key: _untagged(each) for key, each in value.items()}

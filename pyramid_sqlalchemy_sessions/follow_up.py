@@ -1,0 +1,150 @@
+"""The second transaction: what the request's own could not do, or took back."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session as DBSession
+from sqlalchemy.orm.exc import StaleDataError
+
+from .answer import Answer
+from .config import SessionConfig
+from .conflicts import can_be_tried_again
+from .cookie import Ticket
+from .findings import Findings
+from .host import in_exception_view, short_transaction, will_be_retried
+from .outcome import Decision
+from .outside import Outside
+from .unit import Unit
+
+__all__ = ["follow_up"]
+
+log: logging.Logger = logging.getLogger(__name__)
+
+#: How often something is tried while others are in the way, and how long it waits at
+#: most before the second attempt, in seconds: twice as long before each one after.
+ATTEMPTS = 6
+DELAY = 0.02
+
+#: What keeps from doing what is due, which can wait: also that there is no connection.
+_TRANSIENT = (DBAPIError, PoolTimeout)
+
+
+class Visit(Protocol):
+    """What is needed of a request's visit to its session."""
+
+    config: SessionConfig
+    request: Any
+    answer: Answer
+    findings: Findings
+    outside: Outside
+    ticket: Ticket | None
+    options: Mapping[str, Any]
+
+    def go_in(self, unit: Unit, dbsession: DBSession) -> None:
+        """Work in the unit's transaction, and bring in what was changed outside."""
+        ...
+
+    def settle_for(self, decision: Decision | None) -> None:
+        """Take for granted what the browser is going to have."""
+        ...
+
+
+Work = Callable[[Visit, Unit, DBSession], None]
+
+
+def follow_up(visit: Visit) -> None:
+    """Delete stolen sessions, and store what was changed outside, or what is due.
+
+    Each in a short transaction of the request's own kind. No such thing happens in an
+    attempt that will be tried again.
+    """
+    findings, outside = visit.findings, visit.outside
+    if will_be_retried(visit.request):
+        outside.clear()
+        return
+    if findings.violated:
+        _transact(visit, _delete_violated)
+        findings.violated.clear()
+    if in_exception_view(visit.request):
+        outside.drop_changes_of_failed_view()
+    if outside.patches():
+        _store(visit)
+    if findings.expired or findings.deferred:
+        try:
+            _transact(visit, _keep_up, attempts=1)
+        except _TRANSIENT as exc:  # another request has done it, or will
+            name = type(getattr(exc, "orig", exc)).__name__
+            log.debug("A session was not extended or deleted: %s", name)
+            visit.answer.staged = None
+        else:
+            visit.settle_for(visit.answer.take_staged())
+        findings.expired.clear()
+        findings.deferred = None
+
+
+def _store(visit: Visit) -> None:
+    """Store what was changed outside of the request's transaction."""
+    try:
+        _transact(visit, _bring_in)
+    except StaleDataError as exc:
+        log.error("Changes of a session are lost: %s.", exc)
+    except DBAPIError as exc:
+        if not can_be_tried_again(exc):
+            raise
+        log.error(
+            "Changes of a session are lost: in %s attempts other requests were in the"
+            " way (%s).",
+            ATTEMPTS,
+            type(exc.orig).__name__,
+        )
+    visit.outside.clear()
+
+
+def _transact(visit: Visit, work: Work, attempts: int = ATTEMPTS) -> None:
+    """Do the work in a transaction of its own; do it again if others are in the way."""
+    name = visit.config.settings.dbsession_name
+    for attempt in range(1, attempts + 1):
+        try:
+            with short_transaction(visit.request, name, commits=True) as (
+                tm,
+                dbsession,
+            ):
+                table, options = visit.config.table, visit.options
+                table.connection(dbsession, writes=True, options=options)
+                work(visit, Unit.of(tm, tm.get()), dbsession)
+            return
+        except DBAPIError as exc:
+            if attempt == attempts or not can_be_tried_again(exc):
+                raise
+        time.sleep(random.uniform(0, DELAY * 2**attempt))
+
+
+def _bring_in(visit: Visit, unit: Unit, dbsession: DBSession) -> None:
+    visit.go_in(unit, dbsession)
+
+
+def _delete_violated(visit: Visit, unit: Unit, dbsession: DBSession) -> None:
+    connection = visit.config.table.connection(dbsession, writes=True)
+    visit.findings.delete_violated(connection, dbsession)
+    unit.wrote(dbsession)
+
+
+def _keep_up(visit: Visit, unit: Unit, dbsession: DBSession) -> None:
+    findings, table = visit.findings, visit.config.table
+    connection = table.connection(dbsession, writes=True)
+    unit.wrote(dbsession)
+    if findings.deferred is not None:
+        key, due, settings = findings.deferred
+        if table.keep_up(connection, key, due) and due.ticket is not None:
+            visit.answer.stage(Decision(due.ticket, settings))
+    settings_of_expired = findings.delete_expired(connection, dbsession)
+    if settings_of_expired is not None and visit.ticket is None:
+        if visit.answer.decision is None:
+            visit.answer.stage(Decision(None, settings_of_expired))

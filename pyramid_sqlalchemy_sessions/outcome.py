@@ -1,0 +1,85 @@
+"""What follows from a settled state: the cookie, and the events."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .config import SessionConfig
+from .cookie import Ticket
+from .events import (
+    SessionCreatedEvent,
+    SessionEvent,
+    SessionRevokedEvent,
+    SessionRotatedEvent,
+)
+from .settings import DefaultSettings
+from .state import End, State
+from .table import Row
+
+__all__ = ["Decision", "Outcome", "decide", "events_of"]
+
+
+class Outcome(NamedTuple):
+    """What settling a state has done to the database."""
+
+    #: The row that the state was loaded with, None if there was none.
+    before: Row | None
+    #: The row now, None if there is none.
+    after: Row | None
+    #: The sessions that were ended.
+    ended: tuple[End, ...]
+    is_rotated: bool
+    #: Whether a statement was executed.
+    wrote: bool
+    #: What a cookie is to carry that is sent again, or that starts a renewal.
+    again: Ticket | None = None
+
+
+class Decision(NamedTuple):
+    """What the response does with the cookie: send a ticket, or, without one, delete.
+
+    None in its place: keep what the browser has.
+    """
+
+    ticket: Ticket | None
+    settings: DefaultSettings
+
+
+def decide(config: SessionConfig, outcome: Outcome) -> Decision | None:
+    """Decide what becomes of the cookie once the transaction is committed."""
+    after = outcome.after
+    if after is None:
+        gone = [end.row for end in outcome.ended if end.row is not None]
+        return Decision(None, config.settings_of(gone[0])) if gone else None
+    settings = config.settings_of(after)
+    if outcome.before is None or outcome.is_rotated:
+        return Decision(Ticket(after["id"], after["renewal_id"]), settings)
+    return outcome.again and Decision(outcome.again, settings)
+
+
+def events_of(state: State, outcome: Outcome) -> list[SessionEvent]:
+    """Return what is to be told of it after the commit."""
+    tell = state.config.cookie.fingerprint
+    events: list[SessionEvent] = []
+    for row, request, cause in outcome.ended:
+        if row is not None:
+            userid = row.get("userid")
+            why = cause or ("invalidate" if userid is None else "logout")
+            fingerprint = tell(row["id"])
+            events.append(SessionRevokedEvent(request, fingerprint, userid, why))
+    before, after = outcome.before, outcome.after
+    if after is None:
+        return events
+    fingerprint, userid = tell(after["id"]), after.get("userid")
+    if before is None:
+        why = "data" if userid is None else "login"
+        events.append(SessionCreatedEvent(state.by, fingerprint, userid, why))
+    elif outcome.is_rotated:
+        was = before.get("userid")
+        why = "rotate" if was == userid else "login" if was is None else "switch"
+        if userid is None and was is not None:
+            userid, why = was, "logout"
+        events.append(
+            SessionRotatedEvent(state.by, fingerprint, userid, why, fingerprint)
+        )
+    return events

@@ -1,0 +1,89 @@
+"""What a request changes where no transaction of its own will store it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .host import Phase, phase_of, transaction_of
+from .patch import Patch
+from .state import State
+
+__all__ = ["Outside"]
+
+
+class _Segment:
+    """One stretch of such changes: a copy that is worked on, and what it was before."""
+
+    def __init__(self, phase: Phase, mark: State):
+        self.phase = phase
+        self.mark = mark.begun()
+        self.work = mark.begun()
+        self.taken: State | None = None  # as it went into the present transaction
+
+    def patch(self) -> Patch | None:
+        return Patch.between(self.mark, self.work)
+
+    def accept(self) -> None:
+        """Go on from what has been stored."""
+        if self.taken is not None:
+            self.mark, self.taken = self.taken, None
+
+
+class Outside:
+    """Keeps what is changed in exception views, above pyramid_tm, and without it.
+
+    There the session works on copies. What was changed on them goes into the next
+    transaction of the request, and at last into a short one after the response is made.
+    """
+
+    def __init__(self) -> None:
+        self._segments: list[_Segment] = []
+
+    def open(self, start: State, request: Any) -> State:
+        """Return a copy of a state to work on from now on."""
+        self._segments.append(_Segment(phase_of(request), start))
+        return self._segments[-1].work
+
+    def is_current(self, state: State, request: Any) -> bool:
+        """Tell whether the state is still the one to work on."""
+        if not self._segments or self._segments[-1].work is not state:
+            return False
+        phase = phase_of(request)
+        return phase is self._segments[-1].phase and (
+            phase is Phase.EXCEPTION_VIEW or transaction_of(request) is None
+        )
+
+    def holds(self, state: State) -> bool:
+        """Tell whether the state is one of the copies."""
+        return any(each.work is state for each in self._segments)
+
+    def patches(self) -> list[Patch]:
+        """Return what was changed and isn't stored yet."""
+        patches = [each.patch() for each in self._segments]
+        return [each for each in patches if each is not None]
+
+    def take_in(self) -> list[Patch]:
+        """Return what isn't in the present transaction yet, which takes it in."""
+        patches: list[Patch | None] = []
+        for each in self._segments:
+            if each.taken is None:
+                patches.append(each.patch())
+                each.taken = each.work.begun()
+        return [each for each in patches if each is not None]
+
+    def leave(self, committed: bool) -> None:
+        """Learn what became of the transaction that took it in."""
+        for each in self._segments:
+            if committed:
+                each.accept()
+            each.taken = None
+
+    def drop_changes_of_failed_view(self) -> None:
+        """Forget what a view changed that had no transaction to roll that back."""
+        self._segments = [
+            each for each in self._segments if each.phase is not Phase.VIEW
+        ]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._segments.clear()

@@ -1,0 +1,121 @@
+"""Patch: what was changed between two marks, to be done to another state of the row."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from .documents import DocumentPatch, QueuesPatch
+from .state import End, State
+
+__all__ = ["Patch"]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What was done to a session, coalesced: of each key or column the last value.
+
+    Columns that keep the row up, such as ``idle_expire``, are never in it.
+    """
+
+    #: What the state was made from; that is still what's expected.
+    base: State
+    #: The sessions that were ended; all else was done to the new one after them.
+    ended: tuple[End, ...]
+    data: DocumentPatch
+    flash: QueuesPatch
+    values: dict[str, Any]
+    seen: frozenset[str]
+    #: Of a new session, if it was asked for.
+    id: uuid.UUID | None
+    is_rotated: bool
+    is_forced: bool
+    by: Any
+
+    @classmethod
+    def between(cls, before: State, now: State) -> Patch | None:
+        """Return what was changed since the mark, None if nothing was.
+
+        ``now`` was ``before.begun()`` when the mark was set.
+        """
+        ended = now.ended
+        start = State(now.config, None) if ended else before
+        values = {
+            name: now.values[name]
+            for name in now.config.own_columns
+            if now.values[name] != start.values[name]
+        }
+        data, flash = now.data.patch(start.data), now.flash.patch()
+        is_something = (
+            ended
+            or values
+            or now.is_rotated
+            or now.is_forced
+            or data.replaced
+            or data.entries
+            or now.flash.may_differ
+        )
+        if not is_something:
+            return None
+        seen = frozenset({*now.seen, *values})
+        return cls(
+            before,
+            ended,
+            data,
+            flash,
+            values,
+            seen,
+            None if now.loaded is not None else now.values["id"],
+            now.is_rotated,
+            now.is_forced,
+            now.by,
+        )
+
+    @property
+    def logs_in(self) -> bool:
+        """Whether the session has another user than before, who is somebody."""
+        return self.values.get("userid") is not None
+
+    def clash(self, now: State) -> str | None:
+        """Tell what's in the way of doing it to the row as it is now, None if nothing.
+
+        An end wins over everything. Otherwise nothing that was looked at or changed
+        may have been changed by another request, each key and column by itself; nor
+        the user, nor, for a rotation, the cookie.
+        """
+        before, after = self.base.loaded, now.loaded
+        if self.ended or before is None or after is None:
+            return None
+        if before["version"] == after["version"]:
+            return None
+        columns = {"userid"} & before.keys() | self.seen
+        if self.is_rotated:
+            columns |= {"rotated", "rotated_from"}
+        for name in sorted(columns):
+            if before[name] != after[name]:
+                return f"the column {name!r}"
+        original = State(self.base.config, before)
+        if original.data.clash(self.data, now.data):
+            return "a key of the session's dict"
+        if original.flash.clash(self.flash, now.flash):
+            return "a queue of flash messages"
+        return "the whole, since changed() was called" if self.is_forced else None
+
+    def apply(self, target: State) -> None:
+        """Do it to the target."""
+        if self.ended:
+            end = self.ended[0]
+            target.end(end.request, end.cause)
+        if target.loaded is None and target.values["id"] is None:
+            target.values["id"] = self.id
+        target.assign(self.values)
+        target.seen |= self.seen
+        target.data.apply(self.data)
+        target.flash.apply(self.flash)
+        if self.is_rotated:
+            target.rotate(self.by)
+        elif target.loaded is None:
+            target.by = target.by or self.by
+        target.is_forced |= self.is_forced
+        target.is_used = True

@@ -1,0 +1,197 @@
+"""Settling: the only place where what sessions hold is written to the database."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm.exc import StaleDataError
+
+from .cookie import Ticket
+from .feature import Due
+from .identifiers import new_id
+from .outcome import Outcome
+from .patch import Patch
+from .state import End, State
+from .table import Row
+
+__all__ = ["born", "settle"]
+
+log: logging.Logger = logging.getLogger(__name__)
+
+
+def settle(
+    state: State,
+    connect: Callable[[], Connection],
+    due_for: Callable[[bool], Due | None],
+    is_own_deletion: Callable[[], bool],
+    defers: Callable[[Due, DBAPIError | None], bool],
+    insists: bool = False,
+) -> Outcome:
+    """Write what a state holds, and what is due for it; the state is clean then.
+
+    That's one statement, or none, for each: the session that ended, the changes, what
+    is due. Where another request wrote meanwhile, the changes are made anew on the row
+    as it is now. Raises StaleDataError if they can't be, or if the session was revoked.
+
+    ``due_for`` tells what is due, for a write or a read; ``is_own_deletion`` whether
+    the transaction itself may have deleted the row; ``defers`` whether what is due can
+    wait until after the commit, if there's nothing else to write, or if it failed.
+    ``insists`` stores a new session also if it's empty.
+    """
+    table, before, is_rotated = state.config.table, state.loaded, state.is_rotated
+    wrote, again = False, None
+    for end in state.ended:
+        if end.row is not None:
+            table.delete(connect(), end.row["id"])
+            wrote = True
+    changes = None if before is None else _changes(state)
+    due = None
+    if before is not None and not is_rotated:
+        due = due_for(state.is_used or changes is not None)
+    if changes is not None:
+        _update(state, connect(), changes, due, is_own_deletion)
+        wrote = True
+        due = due and due._replace(extend_to=None)
+    if state.loaded is None:
+        before = None
+        if insists or state.is_stored:
+            row = born(state)
+            table.insert(connect(), row)
+            state.clean(row)
+            wrote = True
+        elif state.late is not None and state.is_used:
+            log.info(
+                "A request came with a cookie that a rotation had replaced a moment"
+                " before: what it did to the session is not stored, and it sets no"
+                " cookie. Usually that's a page that was under way during a login."
+            )
+    elif due is not None and due != _NOTHING and (changes or not defers(due, None)):
+        again = _keep_up(state, connect(), due, None if changes else defers)
+        wrote = True
+    ended, state.ended = state.ended, ()
+    return Outcome(before, state.loaded, ended, is_rotated, wrote, again)
+
+
+_NOTHING = Due({}, {})
+
+
+def _changes(state: State) -> Row | None:
+    """Return what's to be written of a state that has a row, None if nothing is."""
+    if not state.may_differ:
+        return None
+    changes = state.changes()
+    if not (changes or state.is_rotated or state.is_forced):
+        return None
+    assert state.loaded is not None
+    if state.is_rotated:
+        changes.update(_rotation(state))
+    changes["version"] = state.loaded["version"] + 1
+    return changes
+
+
+def _update(
+    state: State,
+    connection: Connection,
+    changes: Row | None,
+    due: Due | None,
+    is_own_deletion: Callable[[], bool],
+) -> None:
+    """Write the changes of a state that has a row."""
+    extend_to = None if due is None else due.extend_to
+    while changes is not None and state.loaded is not None:
+        if state.config.table.update(connection, state.loaded, changes, extend_to):
+            state.clean({**state.loaded, **changes})
+            state.keep_up({}, extend_to)
+            return
+        _make_anew(state, connection, is_own_deletion)
+        changes = None if state.loaded is None else _changes(state)
+
+
+def _keep_up(
+    state: State,
+    connection: Connection,
+    due: Due,
+    defers: Callable[[Due, DBAPIError | None], bool] | None,
+) -> Ticket | None:
+    """Do what is due; return what the cookie is to carry then."""
+    assert state.loaded is not None
+    try:
+        hit = state.config.table.keep_up(connection, state.loaded["id"], due)
+    except DBAPIError as exc:
+        # A request that only reads doesn't fail because of it, if the database is
+        # read-only, say. What's left of the transaction is rolled back.
+        if defers is None or not defers(due, exc):
+            raise
+        return None
+    if not hit:
+        return None
+    state.keep_up(due.changes, due.extend_to)
+    return due.ticket
+
+
+def _make_anew(
+    state: State, connection: Connection, is_own_deletion: Callable[[], bool]
+) -> None:
+    """Do the changes to the row as another request has left it, which is now locked."""
+    config, loaded = state.config, state.loaded
+    assert loaded is not None
+    patch = Patch.between(State(config, loaded), state)
+    assert patch is not None
+    row = config.table.load_plain(connection, loaded["id"], lock=True)
+    fresh = State(config, row)
+    if row is None:
+        if not is_own_deletion():
+            raise StaleDataError(
+                "the session was revoked since this request read it; nothing of this"
+                " transaction is stored"
+            )
+        # The application deleted it, with its user, say: what's left is a new one.
+        fresh.ended = (*state.ended, End(loaded, state.by, "deleted"))
+    else:
+        obstacle = patch.clash(fresh)
+        if obstacle is not None:
+            raise StaleDataError(
+                f"another request changed {obstacle} of this session since this one"
+                " read it; nothing of this transaction is stored. It can be tried"
+                " again (see pyramid_retry)"
+            )
+        fresh.ended = state.ended
+    ended = fresh.ended
+    patch.apply(fresh)
+    fresh.data.adopt(state.data)
+    fresh.ended = ended
+    state.become(fresh)
+
+
+def _rotation(state: State) -> Row:
+    """Return what a rotation changes, besides what the application did."""
+    config, loaded = state.config, state.loaded
+    assert loaded is not None
+    now = config.clock()
+    columns: dict[str, Any] = {
+        "renewal_id": new_id(),
+        "rotated": now,
+        "rotated_from": loaded["renewal_id"],
+    }
+    if state.settings.cookie_max_age is not None:
+        columns["sent"] = now
+    for feature in config.features:
+        columns.update(feature.rotate(state.values, now))
+    return columns
+
+
+def born(state: State) -> Row:
+    """Return the row with which a new session begins."""
+    config, settings, now = state.config, state.settings, state.config.clock()
+    row: Row = dict.fromkeys(config.table.scalars)
+    for feature in config.features:
+        row.update(feature.begin(settings, now))
+    row.update(state.values, id=state.id, version=1)
+    row.update(data=state.data.encode(), flash=state.flash.encode())
+    if settings.cookie_max_age is not None:
+        row["sent"] = now
+    return row

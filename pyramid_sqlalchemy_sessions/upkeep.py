@@ -1,0 +1,110 @@
+"""Upkeep: what's found out about a stored session, and what's due for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .config import SessionConfig
+from .cookie import Ticket
+from .feature import Due, Use, Verdict
+from .features.renewal import judge
+from .identifiers import is_same_id
+from .settings import DefaultSettings
+from .state import State
+from .table import Row
+
+__all__ = ["Accepted", "due_for", "expiry_of", "verdict_on"]
+
+#: The tickets that were judged in a request, retries included, with what they were
+#: good for: the last rotation of the row. None: they came too late.
+Accepted = dict[Ticket, Any]
+
+#: A cookie with a max-age is sent again when this part of it has passed.
+_A_TENTH = 10
+
+
+def verdict_on(state: State, ticket: Ticket, now: int, accepted: Accepted) -> Verdict:
+    """Judge a session that was loaded with the ticket.
+
+    A cookie that was good when the request came is so in its next attempt, whatever
+    was renewed meanwhile. If the session was rotated meanwhile, it came too late.
+    """
+    row = state.loaded
+    assert row is not None
+    config, settings = state.config, state.settings
+    verdict = judge(row, settings, ticket, now)
+    rotation = (row["rotated"], row["rotated_from"])
+    if ticket in accepted and verdict is not Verdict.VALID:
+        verdict = Verdict.VALID if accepted[ticket] == rotation else Verdict.LATE
+    if verdict is Verdict.VALID:
+        accepted[ticket] = rotation
+    elif verdict is Verdict.LATE:
+        accepted[ticket] = None
+    if verdict in (Verdict.VALID, Verdict.LATE) and expiry_of(config, row, now):
+        return Verdict.EXPIRED
+    return verdict
+
+
+def expiry_of(config: SessionConfig, row: Row, now: int) -> str | None:
+    """Tell which timeout has ended the session, None if none has."""
+    if not config.timeouts:
+        return None
+    settings = config.settings_of(row)
+    for feature in config.timeouts:
+        if feature.has_expired(row, settings, now):
+            return feature.cause
+    return None
+
+
+def due_for(state: State, use: Use) -> Due | None:
+    """Return what's due for a stored session that isn't being rotated or ended."""
+    config, row, settings = state.config, state.loaded, state.settings
+    assert row is not None
+    due: Due | None = None
+    for feature in config.keepers:
+        its = feature.due(row, settings, use)
+        if its is not None:
+            due = its if due is None else _both(due, its)
+    if settings.cookie_max_age is not None:
+        due = _send_again(row, settings, use, due)
+    return due
+
+
+def _both(one: Due, other: Due) -> Due:
+    return Due(
+        {**one.guard, **other.guard},
+        {**one.changes, **other.changes},
+        one.extend_to if other.extend_to is None else other.extend_to,
+        one.ticket if other.ticket is None else other.ticket,
+    )
+
+
+def _send_again(
+    row: Row, settings: DefaultSettings, use: Use, due: Due | None
+) -> Due | None:
+    """Send a cookie with a max-age again, so that it lasts while it's used.
+
+    Only the one that the row has; if a candidate is out, that one has its own times.
+    """
+    due = due or Due({}, {})
+    if due.ticket is not None:
+        return due._replace(changes={**due.changes, "sent": use.commit})
+    max_age, sent = settings.cookie_max_age, row["sent"]
+    assert max_age is not None
+    is_old = sent is None or abs(use.commit - sent) * _A_TENTH >= max_age
+    if is_old and use.extends:
+        current = due.changes.get("renewal_id", row["renewal_id"])
+        candidate = due.changes.get("renewal_next", row.get("renewal_next"))
+        received = use.ticket.renewal_id
+        is_current = is_same_id(received, current) or received is current is None
+        if is_current and candidate is None:
+            guard = {"renewal_id": row["renewal_id"]}
+            if "renewal_next" in row:
+                guard["renewal_next"] = row["renewal_next"]
+            return Due(
+                {**guard, **due.guard},
+                {**due.changes, "sent": use.commit},
+                due.extend_to,
+                use.ticket,
+            )
+    return due if due.changes or due.extend_to is not None else None

@@ -1,0 +1,108 @@
+"""Listeners on all dbsessions and engines: savepoints, deletions, failed commits."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import TextClause, event, inspect
+from sqlalchemy.engine import Engine, ExceptionContext
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
+
+from .config import SessionConfig
+from .unit import Unit
+
+__all__ = ["watch_dbsessions"]
+
+
+def watch_dbsessions() -> None:
+    """Be told of the savepoints and of the failed commits of every dbsession.
+
+    These listeners, the same for the whole process, keep nothing, and do nothing for a
+    dbsession in which no web session is used and no commit fails. Listening on each
+    dbsession would cost every request more than its web session does.
+    """
+    for target, name, listener in (
+        (Session, "after_transaction_create", _after_transaction_create),
+        (Session, "after_soft_rollback", _after_soft_rollback),
+        (Session, "before_flush", _before_flush),
+        (Session, "do_orm_execute", _do_orm_execute),
+        (Engine, "handle_error", _after_error),
+    ):
+        if not event.contains(target, name, listener):
+            event.listen(target, name, listener)
+
+
+def _after_error(context: ExceptionContext) -> None:
+    """Roll back what could not be committed.
+
+    SQLite's transaction goes on if its COMMIT finds the database locked. Then
+    zope.sqlalchemy closes the dbsession, and SQLAlchemy gives the connection back to
+    its pool as it is: the next request that gets it would see, and commit, what this
+    one did.
+    """
+    is_commit = context.statement is None and context.execution_context is None
+    if is_commit and context.connection is not None and not context.is_disconnect:
+        with suppress(Exception):  # it may have been a rollback that failed
+            context.dialect.do_rollback(context.connection.connection)
+
+
+def _after_transaction_create(
+    dbsession: Session, transaction: SessionTransaction
+) -> None:
+    if transaction.nested:
+        unit = Unit.around(dbsession)
+        if unit is not None:
+            unit.nested_begun(transaction)
+
+
+def _after_soft_rollback(dbsession: Session, previous: SessionTransaction) -> None:
+    unit = Unit.around(dbsession)
+    if unit is None:
+        return
+    # A flush that fails rolls back the savepoint around it, of which SQLAlchemy tells
+    # but the transaction of the flush.
+    ended = previous
+    while not ended.nested and ended.parent is not None:
+        ended = ended.parent
+    if ended is not previous and ended.is_active:
+        return
+    if ended.nested:
+        unit.nested_rolled_back(ended)
+    else:
+        unit.forget()
+
+
+def _before_flush(dbsession: Session, context: Any, instances: Any) -> None:
+    unit = Unit.around(dbsession)
+    if unit is None:
+        return
+    if dbsession.deleted:
+        unit.deletes = True
+    for config, instance in unit.instances.values():
+        if instance in dbsession and dbsession.is_modified(instance):
+            _refuse_changes(instance, config)
+
+
+def _refuse_changes(instance: Any, config: SessionConfig) -> None:
+    """Raise InvalidRequestError if a column of the library was changed by hand."""
+    mapper, attributes = config.table.mapper, inspect(instance).attrs
+    names = [
+        mapper.get_property_by_column(c).key for c in config.table.columns.values()
+    ]
+    changed = [name for name in names if attributes[name].history.has_changes()]
+    if changed:
+        raise InvalidRequestError(
+            f"session.instance: {', '.join(changed)} cannot be changed there, but only"
+            " through the session itself, such as request.session.userid = ...; your"
+            " model's own columns can"
+        )
+
+
+def _do_orm_execute(state: ORMExecuteState) -> None:
+    unit = Unit.around(state.session)
+    if unit is not None and (
+        state.is_delete or isinstance(state.statement, TextClause)
+    ):
+        unit.deletes = True
