@@ -63,9 +63,9 @@ class Document:
         twin._lent = set(self._lent)
         twin._seen = set(self._seen)
         if self._content is not None:
-            twin._content = dict(self._content)
-            for key in self._lent & twin._content.keys():
-                twin._content[key] = _copied(twin._content[key])
+            # Nothing was changed: it can be decoded anew.
+            is_as_loaded = self.raw is not None and not self.may_differ
+            twin._content = None if is_as_loaded else _all_copied(self._content)
         return twin
 
     def begun(self) -> Document:
@@ -191,7 +191,8 @@ class Document:
         """Return what was changed since the document was the one before."""
         seen = frozenset(self._seen)
         if self._replaced:
-            entries = {key: Entry(_copied(v), True) for key, v in self.content.items()}
+            copies = _all_copied(self.content)
+            entries = {key: Entry(value, True) for key, value in copies.items()}
             return DocumentPatch(True, entries, seen, True)
         entries = {}
         if self.may_differ:
@@ -358,6 +359,10 @@ class Queues:
                 " or delete the row"
             )
         return raw
+
+
+def _all_copied(content: dict[Any, Any]) -> dict[Any, Any]:
+    return {key: _copied(value) for key, value in content.items()}
 
 
 def _copied(value: Any) -> Any:

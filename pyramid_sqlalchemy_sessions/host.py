@@ -47,6 +47,7 @@ __all__ = [
 
 # Values of a transaction's ``status``, which ITransaction documents.
 COMMITTING = "Committing"
+_FAILED = "Commit failed"
 _OPEN = frozenset({"Active", "Doomed"})
 
 
@@ -120,6 +121,8 @@ def short_transaction(
         manager = TransactionManager(explicit=True)
         dbsession = _made_like(dbsession)
         register(dbsession, transaction_manager=manager)
+    with suppress(NoTransaction):
+        manager.abort()  # if its commit has failed
     manager.begin()
     try:
         yield manager, dbsession
@@ -134,15 +137,17 @@ def short_transaction(
 
 
 def _is_free(manager: Any) -> bool:
-    """Tell whether beginning a transaction ends none that is of use to anyone."""
+    """Tell whether a transaction can begin, and would end none that is of use."""
     try:
         transaction = manager.get()
     except NoTransaction:
         return True
+    if transaction.status == _FAILED:
+        return True
     # A thread-local manager has always one, in which there may be nothing.
     is_explicit = getattr(manager, "explicit", False)
-    return (
-        not is_explicit and transaction.status in _OPEN and not transaction._resources
+    return not (
+        is_explicit or transaction.status not in _OPEN or transaction._resources
     )
 
 
@@ -151,7 +156,7 @@ def _made_like(dbsession: Session) -> Session:
 
     Whatever its class takes to be made, and with the listeners on it.
     """
-    twin = object.__new__(type(dbsession))
+    twin, own = object.__new__(type(dbsession)), vars(dbsession)
     # Its own state, identity map and all, comes from SQLAlchemy's constructor.
     Session.__init__(
         twin,
@@ -159,12 +164,12 @@ def _made_like(dbsession: Session) -> Session:
         autoflush=dbsession.autoflush,
         expire_on_commit=dbsession.expire_on_commit,
         twophase=dbsession.twophase,
-        binds=dict(vars(dbsession)["_Session__binds"]),
+        binds=own.get("binds", own.get("_Session__binds")),
         info=dict(dbsession.info),
-        query_cls=vars(dbsession).get("_query_cls"),
+        query_cls=own.get("_query_cls"),
         join_transaction_mode=dbsession.join_transaction_mode,
     )
-    for name, value in vars(dbsession).items():
+    for name, value in own.items():
         if name not in vars(twin) or name == "execution_options":
             setattr(twin, name, value)
     dispatch: Any = twin.dispatch

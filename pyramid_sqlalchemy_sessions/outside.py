@@ -19,14 +19,17 @@ class _Segment:
         self.mark = mark.begun()
         self.work = mark.begun()
         self.taken: State | None = None  # as it went into the present transaction
+        self.is_closed = False
 
     def patch(self) -> Patch | None:
         return Patch.between(self.mark, self.work)
 
     def accept(self) -> None:
-        """Go on from what has been stored."""
+        """Know that it has been stored. From now on only changes in place count."""
         if self.taken is not None:
             self.mark, self.taken = self.taken, None
+            self.work.start_anew()
+            self.is_closed = True
 
 
 class Outside:
@@ -48,9 +51,11 @@ class Outside:
         """Tell whether the state is still the one to work on."""
         if not self._segments or self._segments[-1].work is not state:
             return False
-        phase = phase_of(request)
-        return phase is self._segments[-1].phase and (
-            phase is Phase.EXCEPTION_VIEW or transaction_of(request) is None
+        segment, phase = self._segments[-1], phase_of(request)
+        return (
+            not segment.is_closed
+            and phase is segment.phase
+            and (phase is Phase.EXCEPTION_VIEW or transaction_of(request) is None)
         )
 
     def holds(self, state: State) -> bool:

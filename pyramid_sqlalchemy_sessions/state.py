@@ -79,10 +79,16 @@ class State:
     def begun(self) -> State:
         """Return a copy in which nothing was changed or looked at so far."""
         twin = self.copy()
-        twin.data, twin.flash = self.data.begun(), self.flash.begun()
-        twin.seen, twin.ended = set(), ()
-        twin.is_rotated = twin.is_forced = twin.is_used = False
+        twin.data = self.data.begun()
+        twin.start_anew()
         return twin
+
+    def start_anew(self) -> None:
+        """Forget what was changed and looked at, but for values that were lent."""
+        self.data.clean(self.data.raw)
+        self.flash = self.flash.begun()
+        self.seen, self.ended = set(), ()
+        self.is_rotated = self.is_forced = self.is_used = False
 
     @property
     def id(self) -> Any:

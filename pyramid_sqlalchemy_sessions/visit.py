@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -225,13 +226,13 @@ class Visit:
                 verdict = self._verdict_on(state, ticket)
             if state is None:
                 continue
+            # A subrequest may have a dbsession of its own, with another connection: one
+            # of the two would wait forever for what the other has written.
+            self._dbsession = unit.dbsession_of(state) or dbsession
+            connection = self.config.table.connection(self._dbsession)
+            self.options = connection.get_execution_options()
             if verdict is Verdict.VALID:
                 self._accept(ticket)
-                # A subrequest may have a dbsession of its own, with another connection:
-                # one of the two would wait forever for what the other has written.
-                self._dbsession = unit.dbsession_of(state) or dbsession
-                connection = self.config.table.connection(self._dbsession)
-                self.options = connection.get_execution_options()
                 return state
             assert state.loaded is not None
             if verdict is Verdict.LATE:
@@ -351,8 +352,9 @@ class Visit:
         if self._unit is not None and self.state is not None:
             self._unit.touch(self.state, self.dbsession)
             if not self.options and self.dbsession.in_transaction():
-                connection = self.config.table.connection(self.dbsession)
-                self.options = connection.get_execution_options()
+                with suppress(SQLAlchemyError):  # the view may have broken it
+                    connection = self.config.table.connection(self.dbsession)
+                    self.options = connection.get_execution_options()
         if not self.findings.is_end_expected:
             self.findings.is_end_expected = True
             self.request.add_finished_callback(self._finish)
@@ -459,7 +461,7 @@ class Visit:
     # The response.
 
     def _respond(self, request: Any, response: Any) -> None:
-        end_abandoned(request, self._unit is not None)
+        self._end_abandoned()
         self.answer.is_made = True
         if self._unit is None:
             self._warn_of_manager()
@@ -480,11 +482,16 @@ class Visit:
                 " perhaps? See the documentation on testing."
             )
 
+    def _end_abandoned(self) -> None:
+        """Make way for what is left to do, if a transaction was left open."""
+        if self.findings or self.outside.patches():
+            end_abandoned(self.request, self._unit is not None)
+
     def _finish(self, request: Any) -> None:
         """See to what may be left, in a request that may have had no response."""
         if will_be_retried(request):
             return
-        end_abandoned(request, self._unit is not None)
+        self._end_abandoned()
         if self._unit is not None:
             if self.findings.violated:
                 # Of an outer request, whose locks would have to be waited for.
