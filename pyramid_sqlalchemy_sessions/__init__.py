@@ -51,9 +51,9 @@ from .model import (
     create_session_model,
     register_session_model,
 )
-from .secret import hide_secret
 from .serializer import AESGCMSerializer, Serializer
 from .session import (
+    Session,
     SessionFactory,
     get_session_factory,
     session_factory_from_settings,
@@ -88,9 +88,11 @@ __all__ = [
     "RenewalMixin",
     "RenewalViolationEvent",
     "Serializer",
+    "Session",
     "SessionCreatedEvent",
     "SessionEvent",
     "SessionExpiredEvent",
+    "SessionFactory",
     "SessionRevokedEvent",
     "SessionRotatedEvent",
     "SessionStore",
@@ -123,11 +125,16 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def _import_later(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f".{_LATER[name]}", __name__), name)
     return value
+
+
+# A type checker that sees a __getattr__ believes that the module has any name at all.
+if not TYPE_CHECKING:  # pragma: no branch
+    __getattr__ = _import_later
 
 
 #: Later than whatever an application configures.
@@ -149,6 +156,10 @@ def includeme(config: Any) -> None:
     The value of ``session.secret_key`` stays what it is, but shows as "(hidden)" from
     now on. Pyramid's introspection tells of the sessions in its category "sessions".
     """
+    # If the package itself imported it, "python -m pyramid_sqlalchemy_sessions.secret"
+    # would start with a RuntimeWarning.
+    from .secret import hide_secret
+
     settings = config.get_settings()
     refuse_unknown_settings(settings)
     factory = session_factory_from_settings(settings, config.maybe_dotted)

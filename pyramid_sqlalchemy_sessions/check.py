@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from .check_findings import Finding, error, hint, ok
 from .collector import can_expire
 from .command import PREFIX, factory_of, make_parser, run, summary
-from .config import SessionConfig
+from .config import TIMEOUTS, SessionConfig
 from .features.csrf import CSRF
 from .host import dbsession_of
 from .retry import PYRAMID_TM, TWEEN
@@ -135,19 +136,18 @@ def _of_cookie(config: SessionConfig) -> Iterator[Finding]:
         yield hint("cookie", "scripts can read it: cookie_httponly = false")
     if settings.cookie_samesite is None:
         yield hint("cookie", "cookie_samesite is empty: browsers do what they like")
-    domain = settings.cookie_domain
-    if domain is not None and not set(domain).isdisjoint("/: "):
-        yield error(
+    if settings.cookie_partitioned and settings.cookie_samesite != "None":
+        yield hint(
             "cookie",
-            f"browsers refuse it: cookie_domain = {domain} is no name of a host, which"
-            " has no http:// before it and no port behind it",
+            "cookie_partitioned = true is of use in frames of other sites, where the"
+            " cookie is sent only with cookie_samesite = None",
         )
 
 
 def _of_timeouts(config: SessionConfig) -> Iterator[Finding]:
     mixins = {each.__name__ for each in config.table.model_class.__mro__}
     for setting in SETTINGS:
-        if setting.mixin not in mixins:
+        if setting.name not in TIMEOUTS or setting.mixin not in mixins:
             continue
         value = getattr(config.settings, setting.name)
         if value is not None:
@@ -234,3 +234,7 @@ def _transaction(manager: Any) -> Generator[None]:
         yield
     finally:
         manager.abort()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import configparser
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import plaster
 from pyramid.interfaces import ISessionFactory
 from pyramid.paster import bootstrap, setup_logging
 from pyramid.path import DottedNameResolver
@@ -36,6 +39,7 @@ def make_parser(name: str, description: str) -> argparse.ArgumentParser:
         "variables",
         metavar="key=value",
         nargs="*",
+        default=[],  # without it argparse claims that one is required
         help="a variable that the configuration uses, such as http_port=8080",
     )
     parser.add_argument(
@@ -63,14 +67,46 @@ def run(
         arguments.variables = parse_vars(arguments.variables)
     except ValueError as exc:
         parser.error(str(exc))
+    _check_uri(parser, arguments.config_uri)
     try:
         setup_logging(arguments.config_uri, arguments.variables)
         with bootstrap(arguments.config_uri, options=arguments.variables) as env:
             return work(env["request"], arguments)
+    except configparser.Error as exc:
+        # Without the traceback, in which the text of the error quotes lines of the ini
+        # file. One of them may be the key.
+        print(f"{parser.prog}: {_without_value(exc)}", file=sys.stderr)
+        return 1
     except Exception as exc:
         print(f"{parser.prog}: {summary(exc)}", file=sys.stderr)
         log.debug("This is where it failed:", exc_info=True)
         return 1
+
+
+def _check_uri(parser: argparse.ArgumentParser, config_uri: str) -> None:
+    """Exit with 2 if the configuration is a file that isn't there."""
+    try:
+        uri = plaster.parse_uri(config_uri)
+    except plaster.InvalidURI:
+        parser.error(f"{config_uri} isn't a configuration, such as production.ini")
+    if uri.scheme.startswith("file") and not Path(uri.path).is_file():
+        parser.error(f"there is no file {uri.path}")
+
+
+def _without_value(error: configparser.Error) -> str:
+    """Say what is wrong with an ini file, and quote no value.
+
+    configparser shows a value with a % that it can't make sense of.
+    """
+    if not isinstance(error, configparser.InterpolationError):
+        return summary(error)
+    where = f"{error.option} in the section [{error.section}]"
+    if isinstance(error, configparser.InterpolationMissingOptionError):
+        return (
+            f"{where} uses the variable %({error.reference})s, which is not given:"
+            f" {error.reference}=value on the command line, or write %% for each %"
+        )
+    return f"{where} has a % in its value: write %% for each % (the value is not shown)"
 
 
 def factory_of(request: Any, prefix: str) -> SessionFactory:

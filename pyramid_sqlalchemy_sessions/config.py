@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
 import secrets
+import sys
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,11 +20,25 @@ from .feature import Feature
 from .features import features_of
 from .isolation import Isolation
 from .model import BASE_COLUMNS, BaseMixin, JSONDataMixin
-from .serializer import AESGCMSerializer, Serializer
-from .settings import SETTINGS, DefaultSettings, parse_settings, shown, suggest
+from .serializer import (
+    KEY_SIZES,
+    AESGCMSerializer,
+    Serializer,
+    can_be_guessed,
+    key_from_text,
+)
+from .settings import (
+    SETTINGS,
+    DefaultSettings,
+    assigned,
+    parse_settings,
+    shown,
+    suggest,
+)
 from .table import Table
 
 __all__ = (
+    "TIMEOUTS",
     "SessionConfig",
     "factory_args_from_settings",
     "generate_secret_key",
@@ -33,10 +47,7 @@ __all__ = (
 
 log: logging.Logger = logging.getLogger(__name__)
 
-_KEY_SIZES = (16, 24, 32)
-# Base64 text of 16, 24 or 32 bytes; the padding may be missing.
-_KEY = re.compile("[A-Za-z0-9_-]{22}(==)?|[A-Za-z0-9_-]{32}|[A-Za-z0-9_-]{43}=?")
-_TIMEOUTS = frozenset({"idle_timeout", "absolute_timeout", "renewal_timeout"})
+TIMEOUTS = frozenset({"idle_timeout", "absolute_timeout", "renewal_timeout"})
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 _REMEDY = "make one with the command pyramid_session_secret"
 
@@ -50,19 +61,24 @@ def factory_args_from_settings(
 
     `settings` is what `config.get_settings()` returns, `maybe_dotted` is
     `config.maybe_dotted`: it turns a dotted name into what it names and returns
-    anything else unchanged. The result has `serializer`, `model_class` and all other
-    settings, as given or with their defaults. Names that are unknown or lack the prefix
-    are passed over.
+    anything else unchanged. The result has `serializer`, `model_class`, `prefix`, and
+    the other settings that are given, as they are given. A setting that isn't given is
+    not in the result (version 0.1.0 put its default there): the factory adds the
+    defaults, and refuses what is given for a mixin that the model lacks. `prefix` is
+    for the factory's errors, which call a setting what your ini file calls it. Names
+    that are unknown or lack the prefix are passed over.
 
     Raises `ConfigurationError` if the secret key or the model class is missing or
     invalid. Nothing else is checked here: `get_session_factory` does that.
     """
     return {
-        "serializer": AESGCMSerializer(_key_ring(settings, prefix)),
+        "serializer": _serializer(settings, prefix),
         "model_class": _model_class(settings, maybe_dotted, prefix),
+        "prefix": prefix,
         **{
-            setting.name: settings.get(prefix + setting.name, setting.default)
+            setting.name: settings[prefix + setting.name]
             for setting in SETTINGS
+            if prefix + setting.name in settings
         },
     }
 
@@ -94,28 +110,28 @@ def generate_secret_key(size: int = 32) -> str:
     `size` is in bytes: 16, 24 or 32 for AES-128, AES-192 or AES-256. Raises ValueError
     for any other.
     """
-    if size not in _KEY_SIZES:
+    if size not in KEY_SIZES:
         raise ValueError(f"size must be 16, 24 or 32 bytes, not {shown(size)}")
     return urlsafe_b64encode(secrets.token_bytes(size)).decode("ascii")
 
 
-def _key_ring(settings: Mapping[str, Any], prefix: str) -> list[bytes]:
-    """Return the keys, of which the first encrypts; no error ever shows one of them."""
+def _serializer(settings: Mapping[str, Any], prefix: str) -> AESGCMSerializer:
+    """Return what the key ring makes; no error ever shows one of the keys."""
     text = settings.get(prefix + "secret_key")
     if text is None or text == "":
         raise ConfigurationError(f"{prefix}secret_key is missing; {_REMEDY}")
     keys = text.split() if isinstance(text, str) else []
-    if not keys or not all(map(_KEY.fullmatch, keys)):
+    if not keys or None in map(key_from_text, keys):
         raise ConfigurationError(
             f"{prefix}secret_key must be the urlsafe base64 text of 16, 24 or 32 bytes,"
             f" or several such keys separated by white space; {_REMEDY}"
         )
-    return [_decode(key) for key in keys]
-
-
-def _decode(key: str) -> bytes:
-    digits = key.rstrip("=")
-    return urlsafe_b64decode(digits + "=" * (-len(digits) % 4))
+    if any(map(can_be_guessed, keys)):
+        raise ConfigurationError(
+            f"{prefix}secret_key must be random, but repeats a few characters again and"
+            f" again, so that it can be guessed; {_REMEDY}"
+        )
+    return AESGCMSerializer(keys)
 
 
 def _model_class(
@@ -133,11 +149,29 @@ def _model_class(
         # Pyramid raises ValueError and IndexError too, and a module that is imported
         # here may raise anything.
         raise ConfigurationError(
-            f"{rule}; {shown(given)} cannot be imported: {error}"
+            f"{rule}; {shown(given)} cannot be imported: {_cause(given, error)}"
         ) from error
     if not isinstance(model_class, type):
         raise ConfigurationError(f"{rule}; {shown(given)} is not a class")
     return model_class
+
+
+def _cause(dotted: object, error: Exception) -> str:
+    """Say why a dotted name can't be imported.
+
+    If only its last part is missing, Python talks about a module of that name, although
+    the application means a class.
+    """
+    module_name, _, name = str(dotted).replace(":", ".").rpartition(".")
+    module = sys.modules.get(module_name)
+    if module is None or hasattr(module, name):
+        return str(error)
+    if not hasattr(module, "__path__"):
+        return f"the module {module_name} has no {name}"
+    return (
+        f"the package {module_name} has no {name}: import the class in its __init__.py,"
+        f" or give the name of its module, too, as in {module_name}.MODULE.{name}"
+    )
 
 
 def _now() -> int:
@@ -172,16 +206,20 @@ class SessionConfig:
     ) -> SessionConfig:
         """Check everything, and find out which features the model has.
 
-        Raises ConfigurationError.
+        `values` are the settings that are given, and perhaps the `prefix` that their
+        names have in the ini file, for the errors. Raises ConfigurationError.
         """
-        settings = parse_settings(values)
+        given = dict(values)
+        prefix: str | None = given.pop("prefix", None)
+        _check_serializer(serializer)
+        settings = parse_settings(given, prefix)
         if not (isinstance(model_class, type) and issubclass(model_class, BaseMixin)):
             raise ConfigurationError(
-                "model_class must be a mapped class with BaseMixin among its bases, not"
-                f" {shown(model_class)}"
+                f"{prefix or ''}model_class must be a mapped class with BaseMixin among"
+                f" its bases, not {shown(model_class)}"
             )
         features = features_of(model_class)
-        _check_mixins(settings, model_class)
+        _check_mixins(given, settings, model_class, prefix)
         names = [*BASE_COLUMNS, *(name for each in features for name in each.columns)]
         return cls(
             settings,
@@ -237,6 +275,7 @@ class SessionConfig:
             settings.cookie_secure,
             settings.cookie_httponly,
             settings.cookie_samesite,
+            settings.cookie_partitioned,
         )
 
     def expired(self, now: int) -> ColumnElement[bool] | None:
@@ -296,24 +335,46 @@ def _expired(
     return or_(*enabled) if enabled else None
 
 
-def _check_mixins(settings: DefaultSettings, model_class: type) -> None:
+def _check_serializer(serializer: object) -> None:
+    # A class has the methods, too, and fails at the first cookie. The error doesn't
+    # show the value: it may be the key.
+    if isinstance(serializer, type) or not all(
+        callable(getattr(serializer, name, None)) for name in ("dumps", "loads")
+    ):
+        given = "a class" if isinstance(serializer, type) else type(serializer).__name__
+        raise ConfigurationError(
+            "serializer must be an object with the methods dumps and loads, such as"
+            f" AESGCMSerializer(key), not {given}"
+        )
+
+
+def _check_mixins(
+    given: Mapping[str, Any],
+    settings: DefaultSettings,
+    model_class: type,
+    prefix: str | None,
+) -> None:
+    """Refuse what is given for a mixin that the model lacks.
+
+    Whatever the value: whoever gives it believes that it does something.
+    """
     mixins = {base.__name__ for base in model_class.__mro__}
     for setting in SETTINGS:
         value = getattr(settings, setting.name)
-        if value is None and setting.mixin in mixins and setting.name in _TIMEOUTS:
-            log.info(
-                "%s has %s, but the setting %s is not set, so this timeout is off.",
-                model_class.__qualname__,
-                setting.mixin,
-                setting.name,
-            )
-        if (
-            setting.mixin is not None
-            and value is not None
-            and setting.mixin not in mixins
-        ):
+        if setting.mixin is None:
+            continue
+        if setting.mixin in mixins:
+            if value is None and setting.name in TIMEOUTS:
+                log.info(
+                    "%s has %s, but the setting %s is not set, so this timeout is off.",
+                    model_class.__qualname__,
+                    setting.mixin,
+                    setting.name,
+                )
+        elif setting.name in given:
             raise ConfigurationError(
-                f"{setting.name} is {value}, but the model {model_class.__qualname__}"
-                f" lacks {setting.mixin}: add it to the bases of the class, and its"
-                " columns to the table, or leave the setting out"
+                f"{assigned(setting.name, value, prefix)} is given, but the model"
+                f" {model_class.__qualname__} lacks {setting.mixin}: add it to the"
+                " bases of the class, and its columns to the table, or leave the"
+                " setting out"
             )

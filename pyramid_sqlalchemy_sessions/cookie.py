@@ -35,11 +35,10 @@ _DIRECTIVE = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,])+')
 
 
 class _Request(Protocol):
-    @property
-    def environ(self) -> Mapping[str, Any]: ...
+    """A request, which has a `scheme` unless it is Pyramid's DummyRequest."""
 
     @property
-    def scheme(self) -> str: ...
+    def environ(self) -> Mapping[str, Any]: ...
 
 
 class _Headers(Protocol):
@@ -102,6 +101,7 @@ class CookieAttributes(NamedTuple):
     secure: bool | None
     httponly: bool
     samesite: str | None
+    partitioned: bool = False
 
 
 class SessionCookie:
@@ -190,8 +190,9 @@ class SessionCookie:
     ) -> None:
         """Make the browser forget the cookie, replacing any of our name.
 
-        The attributes are repeated: another path or domain would delete another cookie,
-        and a ``__Host-`` cookie stays if it could not have been set with them.
+        The attributes are repeated: another path or domain, or no ``Partitioned``,
+        would delete another cookie, and a ``__Host-`` cookie stays if it could not have
+        been set with them.
         """
         # WebOb turns None into an empty value, Max-Age=0 and an Expires in the past.
         self._set(request, response, None, attributes)
@@ -220,7 +221,7 @@ class SessionCookie:
     ) -> None:
         secure = attributes.secure
         if secure is None:
-            secure = request.scheme == "https"
+            secure = getattr(request, "scheme", None) == "https"
         # Not with WebOb's overwrite=True, which parses everybody's cookies and writes
         # them anew.
         headers = response.headerlist
@@ -229,8 +230,8 @@ class SessionCookie:
             for name, text in headers
             if name.lower() != "set-cookie" or _cookie_name(text) != self.name
         ]
-        # Without Secure WebOb raises, and browsers drop the cookie.
-        secure = secure or attributes.samesite == "None"
+        # Without Secure WebOb raises for SameSite=None, and browsers drop the cookie.
+        secure = secure or attributes.samesite == "None" or attributes.partitioned
         headers.append(("Set-Cookie", self._header(value, attributes, secure)))
         _hide_from_shared_caches(response)
 
@@ -256,6 +257,8 @@ class SessionCookie:
                 samesite=attributes.samesite,
             )
             header = scratch.headers["Set-Cookie"]
+            if attributes.partitioned:  # which WebOb 1.8 doesn't know
+                header += "; Partitioned"
             is_constant = value is None or attributes.max_age is None
             if is_constant and len(self._headers) < _MOST_HEADERS:
                 self._headers[key] = header

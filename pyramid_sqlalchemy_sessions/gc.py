@@ -106,3 +106,7 @@ def _engine_of(request: Any, config: SessionConfig) -> Engine:
     table: Any = mapper.local_table
     # An application that reads from other engines chooses by the statement.
     return dbsession.get_bind(mapper, clause=delete(table)).engine
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
@@ -54,3 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(generate_secret_key(parser.parse_args(argv).size))
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
+from operator import eq
 from typing import Protocol
 
 from .exceptions import ConfigurationError, CookieCryptoError, InvalidCookieError
@@ -18,7 +20,9 @@ __all__ = ("AESGCMSerializer", "Serializer")
 _NONCE_SIZE = 16
 _TAG_SIZE = 16
 _OVERHEAD = _NONCE_SIZE + _TAG_SIZE
-_KEY_SIZES = (16, 24, 32)
+KEY_SIZES = (16, 24, 32)
+# Base64 text of 16, 24 or 32 bytes; the padding may be missing.
+_KEY = re.compile("[A-Za-z0-9_-]{22}(==)?|[A-Za-z0-9_-]{32}|[A-Za-z0-9_-]{43}=?")
 # Browsers need not keep a cookie of more than 4096 bytes (RFC 6265, 6.1).
 _LONGEST_VALUE = 4096
 _LONGEST_DATA = _LONGEST_VALUE // 4 * 3 - _OVERHEAD
@@ -109,17 +113,21 @@ else:
 class AESGCMSerializer:
     """Encrypt and authenticate with AES-GCM; what the setting ``secret_key`` makes.
 
-    ``secret`` is a key of 16, 24 or 32 random bytes (AES-128, AES-192, AES-256), or a
-    list of such keys, a key ring: the first encrypts, all decrypt. To change the
-    secret, put the new key before the old one, and drop the old one when its sessions
-    are gone. Anything else raises ``ConfigurationError``, which never shows the secret.
+    ``secret`` is a key of 16, 24 or 32 random bytes (AES-128, AES-192, AES-256), either
+    these bytes or their urlsafe base64 text, which is what ``generate_secret_key()``
+    returns. Or it is a key ring: a list of keys, or a text of several keys that are
+    separated by white space. The first key encrypts, all of them decrypt. To change the
+    key, add the new one at the end, then move it to the front, then drop the old one,
+    each in all processes before the next step. Anything else raises
+    ``ConfigurationError``, which never shows the secret. So does a text that repeats a
+    few characters again and again; bytes are taken as they are.
 
     The value is padded urlsafe base64 of nonce (16 bytes), tag (16 bytes) and
     ciphertext; of all its spellings exactly one is accepted. PyCryptodome does the
     work, or ``cryptography`` where that is installed: the same bytes, much faster.
     """
 
-    def __init__(self, secret: bytes | Sequence[bytes]) -> None:
+    def __init__(self, secret: bytes | str | Sequence[bytes | str]) -> None:
         keys = _keys(secret)
         self._ciphers = tuple(_cipher_class(key) for key in keys)
         # A key of its own for each purpose (NIST SP 800-57, part 1, 5.2).
@@ -162,26 +170,68 @@ class AESGCMSerializer:
         return hmac.digest(self._fingerprint_key, data, "sha256")[:8].hex()
 
 
+def key_from_text(text: str) -> bytes | None:
+    """Return the key whose urlsafe base64 text this is, or None if it isn't one."""
+    if not _KEY.fullmatch(text):
+        return None
+    digits = text.rstrip("=").encode().translate(_FROM_URLSAFE)
+    return a2b_base64(digits + b"=" * (-len(digits) % 4))
+
+
+def can_be_guessed(text: str) -> bool:
+    """Tell whether the text of a key repeats a few characters, or its bytes do.
+
+    That is "AAAA..." or a word again and again, also with something else at the end.
+    One random key of 16 bytes in 10**11 looks like that, and far fewer longer ones.
+    """
+    key = key_from_text(text)
+    if key is None:
+        return False
+    return 2 * len(set(key)) < len(key) or _repeats(key) or _repeats(text.rstrip("="))
+
+
+def _repeats(text: Sequence[object]) -> bool:
+    """Tell whether three quarters of it equal what stands some places before them."""
+    return any(
+        4 * sum(map(eq, text, text[period:])) >= 3 * (len(text) - period)
+        for period in range(1, len(text) // 2 + 1)
+    )
+
+
 def _keys(secret: object) -> list[bytes]:
-    if isinstance(secret, (bytes, bytearray, str)) or not isinstance(secret, Sequence):
+    if isinstance(secret, str):
+        secret = secret.split()
+    if isinstance(secret, (bytes, bytearray)) or not isinstance(secret, Sequence):
         secret = [secret]
     secrets: Sequence[object] = secret
     if not secrets:
-        raise ConfigurationError("the secret is an empty list; give at least one key")
+        raise ConfigurationError("the secret is empty; give at least one key")
     keys: list[bytes] = []
-    for number, key in enumerate(secrets, 1):
-        if not isinstance(key, bytes):
-            given = f"of type {type(key).__name__}"
-        elif len(key) not in _KEY_SIZES:
-            given = f"{len(key)} bytes long"
-        else:
-            keys.append(key)
-            continue
-        raise ConfigurationError(
-            "the secret must be 16, 24 or 32 bytes, or a list of such keys, newest "
-            f"first; key {number} of {len(secrets)} is {given}"
-        )
+    for number, each in enumerate(secrets, 1):
+        key = _key(each)
+        if isinstance(key, str):
+            raise ConfigurationError(
+                "the secret must be 16, 24 or 32 random bytes or their urlsafe base64"
+                " text, or a list of such keys, the one that encrypts first; key"
+                f" {number} of {len(secrets)} is {key}"
+            )
+        keys.append(key)
     return keys
+
+
+def _key(secret: object) -> bytes | str:
+    """Return the key that a secret stands for, or a text that says what it is instead.
+
+    That is no error that is raised: a traceback would show the secret.
+    """
+    if isinstance(secret, str):
+        if can_be_guessed(secret):
+            return "not random: it repeats a few characters again and again"
+        key = key_from_text(secret)
+        return "some other text" if key is None else key
+    if not isinstance(secret, bytes):
+        return f"of type {type(secret).__name__}"
+    return secret if len(secret) in KEY_SIZES else f"{len(secret)} bytes long"
 
 
 def _to_base64(data: bytes) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import OperationalError
 
+from pyramid_sqlalchemy_sessions import generate_secret_key
 from stress.application import Options
 from stress.lab import Lab, Play, small_disk
 from stress.load import Load, Outcome, make_tables, running
@@ -100,7 +101,7 @@ def crowd(lab: Lab, kind: str) -> Outcome:
 def two_applications(lab: Lab, kind: str) -> Outcome:
     """Have two applications in each process, whose cookies have one name."""
     mine = {"idle_timeout": 1000, "renewal_timeout": 1, "renewal_try_every": 1}
-    other = {"cookie_samesite": "Strict", "secret_key": "A" * 43}
+    other = {"cookie_samesite": "Strict", "secret_key": generate_secret_key()}
     with lab.play(kind, session=mine, other=other) as play:
         ports, cookie = play.load.ports, play.load.cookies[0]
         load = Load(ports, prefix="/other", cookie=cookie, first_number=10**9)

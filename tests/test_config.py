@@ -1,5 +1,6 @@
 """From ini settings to the arguments of a session factory."""
 
+import sys
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import pytest
@@ -13,8 +14,10 @@ from pyramid_sqlalchemy_sessions.config import (
     refuse_unknown_settings,
 )
 from pyramid_sqlalchemy_sessions.exceptions import ConfigurationError
-from pyramid_sqlalchemy_sessions.serializer import AESGCMSerializer
+from pyramid_sqlalchemy_sessions.serializer import AESGCMSerializer, can_be_guessed
+from pyramid_sqlalchemy_sessions.session import get_session_factory
 from pyramid_sqlalchemy_sessions.settings import SETTINGS
+from tests.application import Full
 
 maybe_dotted = DottedNameResolver(None).maybe_resolve
 
@@ -38,12 +41,26 @@ def refusal(**settings):
     return caught.value
 
 
-def test_defaults_are_applied():
-    """Every optional setting that is not given has its default among the arguments."""
-    args = factory_args_from_settings(make_settings(), maybe_dotted)
+def test_only_what_is_given_is_returned():
+    """The factory has to know which settings are given, so defaults are left to it."""
+    args = factory_args_from_settings(
+        make_settings(cookie_max_age=None, cookie_name="sid"), maybe_dotted
+    )
     assert isinstance(args.pop("serializer"), AESGCMSerializer)
     assert args.pop("model_class") is Model
-    assert args == {setting.name: setting.default for setting in SETTINGS}
+    assert args.pop("prefix") == "session."
+    assert args == {"cookie_max_age": None, "cookie_name": "sid"}
+
+
+def test_result_makes_a_factory():
+    """What is returned are arguments of get_session_factory."""
+    args = factory_args_from_settings(
+        make_settings(model_class=Full, cookie_name="sid"), maybe_dotted
+    )
+    factory = get_session_factory(**args)
+    assert factory.model_class is Full
+    assert factory.settings.cookie_name == "sid"
+    assert factory.settings.cookie_path == "/"
 
 
 def test_given_settings_are_passed_on_unchecked():
@@ -63,12 +80,7 @@ def test_unknown_settings_are_passed_over():
         "sqlalchemy.url": "sqlite://",
     }
     args = factory_args_from_settings(settings, maybe_dotted)
-    assert set(args) == {
-        "serializer",
-        "model_class",
-        *(setting.name for setting in SETTINGS),
-    }
-    assert args["idle_timeout"] is None
+    assert set(args) == {"serializer", "model_class", "prefix"}
 
 
 def test_prefix_can_be_chosen():
@@ -168,6 +180,53 @@ def test_invalid_secret_key_is_refused_and_never_shown(secret):
         assert str(shown).strip() == "" or str(shown) not in str(error)
 
 
+def repeated(text, length):
+    """Return a text that repeats another one."""
+    return (text * length)[:length]
+
+
+@pytest.mark.parametrize("length", [22, 32, 43])
+@pytest.mark.parametrize(
+    "word", ["A", "-", "ab", "key", "word", "hello", "secret", "session", "changeme"]
+)
+def test_repeated_word_is_no_key(word, length):
+    """A text of the right length that repeats a word can be guessed."""
+    for key in (
+        repeated(word, length),
+        repeated(word, length - 2) + "xQ",
+        "xQ" + repeated(word, length - 2),
+    ):
+        error = refusal(secret_key=key)
+        assert "session.secret_key must be random" in str(error)
+        assert "pyramid_session_secret" in str(error)
+        assert key not in str(error)
+        assert error.__context__ is None
+
+
+@pytest.mark.parametrize("size", [16, 24, 32])
+@pytest.mark.parametrize(
+    "period", [b"\0", b"\xff", b"01", b"key", b"demo-", b"secret", b"changeme"]
+)
+def test_repeated_bytes_are_no_key(period, size):
+    """Nor is the base64 text of such bytes, in which no repetition can be seen."""
+    for key in (repeated(period, size), repeated(period, size - 2) + b"!?"):
+        error = refusal(secret_key=urlsafe_b64encode(key).decode())
+        assert "must be random" in str(error)
+
+
+def test_every_key_of_a_ring_has_to_be_good():
+    """A bad key decrypts, too."""
+    error = refusal(secret_key=f"{generate_secret_key()} {'A' * 43}")
+    assert "must be random" in str(error)
+
+
+@pytest.mark.parametrize("size", [16, 24, 32])
+def test_random_keys_are_good(size):
+    """No key that was drawn is refused."""
+    keys = {generate_secret_key(size) for _ in range(2000)}
+    assert [key for key in keys if can_be_guessed(key)] == []
+
+
 @given(
     st.one_of(
         st.text(),
@@ -233,6 +292,37 @@ def test_unresolvable_model_class_is_refused_with_its_cause(dotted, cause):
     )
     assert f"{dotted!r} cannot be imported" in str(error)
     assert isinstance(error.__cause__, cause)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Make a package with a module in which there is a model."""
+    (tmp_path / "forgetful" / "models").mkdir(parents=True)
+    (tmp_path / "forgetful" / "__init__.py").write_text("")
+    (tmp_path / "forgetful" / "models" / "__init__.py").write_text("")
+    (tmp_path / "forgetful" / "models" / "session.py").write_text("class Session: ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "forgetful.models"
+    for name in [each for each in sys.modules if each.startswith("forgetful")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("separator", [".", ":"])
+def test_model_that_the_package_does_not_import(package, separator):
+    """Python calls the class a module that is missing; we say what to do."""
+    text = str(refusal(model_class=f"{package}{separator}Session"))
+    assert "the package forgetful.models has no Session" in text
+    assert "import the class in its __init__.py" in text
+    assert "No module named" not in text
+    name = f"{package}.session{separator}Session"
+    assert factory_args_from_settings(make_settings(model_class=name), maybe_dotted)
+
+
+@pytest.mark.parametrize("separator", [".", ":"])
+def test_model_that_the_module_does_not_have(package, separator):
+    """Where there is no package, there is no __init__.py to import it in."""
+    text = str(refusal(model_class=f"{package}.session{separator}Sesion"))
+    assert text.endswith("the module forgetful.models.session has no Sesion")
 
 
 @pytest.mark.parametrize("model_class", ["decimal", "decimal.getcontext", 5, Model()])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyramid.testing import DummyRequest
 from webob import Request, Response
 
 from pyramid_sqlalchemy_sessions.cookie import (
@@ -361,6 +362,32 @@ class TestSend:
         attributes = ATTRIBUTES._replace(secure=secure)
         assert ("secure" in sent(attributes, scheme)) is expected
         assert ("secure" in deleted(attributes, scheme)) is expected
+
+    @pytest.mark.parametrize("secure", [None, False, True])
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_partitioned(self, secure, scheme):
+        """It is set and deleted with Secure, without which browsers refuse it."""
+        attributes = ATTRIBUTES._replace(partitioned=True, secure=secure)
+        for _ in range(2):  # the second header is the one that was kept
+            assert {"Partitioned", "secure"} <= sent(attributes, scheme)
+            assert {"Partitioned", "secure"} <= deleted(attributes, scheme)
+        assert "Partitioned" not in sent(scheme=scheme) | deleted(scheme=scheme)
+
+    def test_partitioned_that_lasts(self):
+        """With a max-age the header is written each time."""
+        attributes = ATTRIBUTES._replace(partitioned=True, max_age=60)
+        assert {"Partitioned", "Max-Age=60"} <= sent(attributes)
+
+    @pytest.mark.parametrize("secure", [None, False, True])
+    def test_request_without_a_scheme(self, secure):
+        """Pyramid's DummyRequest has none, and counts as one that came by http."""
+        request, response = DummyRequest(), Response()
+        attributes = ATTRIBUTES._replace(secure=secure)
+        assert COOKIE.read(request) == Reading((), None)
+        COOKIE.send(request, response, GOOD, attributes)
+        assert ("secure" in response.headers["Set-Cookie"]) is bool(secure)
+        COOKIE.delete(request, response, attributes)
+        assert response.headers["Set-Cookie"].startswith("session=; Max-Age=0")
 
     @pytest.mark.parametrize("secure", [None, False, True])
     def test_samesite_none_is_always_secure(self, secure):

@@ -767,13 +767,57 @@ def test_wrong_usage(configure, capsys, arguments):
     assert "usage: pyramid_session_gc" in capsys.readouterr().err
 
 
-def test_missing_configuration(tmp_path, capsys):
-    """A configuration that is not there is a failure, without a traceback."""
-    assert gc.main([str(tmp_path / "none.ini")]) == 1
+def test_without_arguments(capsys):
+    """Only the configuration is required; variables are not."""
+    with pytest.raises(SystemExit):
+        gc.main([])
     error = capsys.readouterr().err
-    assert error.startswith("pyramid_session_gc: ")
-    assert "none.ini" in error
+    assert error.endswith("the following arguments are required: CONFIG_URI\n")
+
+
+@only("section", ["", "#main"])
+@only("scheme", ["", "file:", "file+ini://"])
+def test_missing_configuration(tmp_path, capsys, scheme, section):
+    """A configuration that is not there is wrong usage, and named."""
+    path = tmp_path / "none.ini"
+    with pytest.raises(SystemExit) as raised:
+        gc.main([f"{scheme}{path}{section}"])
+    assert raised.value.code == 2
+    assert f"there is no file {path}\n" in capsys.readouterr().err
+
+
+@only("uri", ["production", "."])
+def test_no_configuration(capsys, uri):
+    """What doesn't look like a configuration is wrong usage, too."""
+    with pytest.raises(SystemExit) as raised:
+        gc.main([uri])
+    assert raised.value.code == 2
+    assert f"{uri} isn't a configuration" in capsys.readouterr().err
+
+
+@only(
+    ("line", "said"),
+    [
+        ("session.secret_key = AAECAwQF%BgcICQoLDA0ODxAR", "session.secret_key in"),
+        ("session.secret_key = AAECAwQFBgcICQoLDA0ODxAR%", "session.secret_key in"),
+        ("session.secret_key = AAECAwQF%(BgcICQoLDA0ODxAR", "session.secret_key in"),
+        ("session.secret_key = AAECAwQF%(no)sICQoLDA0ODxAR", "variable %(no)s"),
+        ("session.secret_key = AAECAwQF%(me)s\nme = %(me)s", "session.secret_key in"),
+        ("sqlalchemy.url = mysql://me:AAECAwQF%here", "sqlalchemy.url in"),
+        ("session.secret_key =\nAAECAwQFBgcICQoLDA0ODxAR", "parsing errors"),
+    ],
+)
+def test_key_with_a_percent_sign(tmp_path, capsys, caplog, line, said):
+    """configparser's error quotes the value, which may be the key: we don't."""
+    caplog.set_level(logging.DEBUG)
+    path = tmp_path / "percent.ini"
+    path.write_text(f"[app:main]\nuse = call:tests.test_gc:application\n{line}\n")
+    assert gc.main([str(path)]) == 1
+    error = capsys.readouterr().err
+    assert said in error
     assert error.count("\n") == 1
+    for secret in ("AAECAwQF", "BgcICQ", "ICQoLDA0ODxAR", "here"):
+        assert secret not in error + caplog.text
 
 
 def test_missing_table(make_engine, configure, capsys):

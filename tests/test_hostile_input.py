@@ -190,7 +190,7 @@ ERRORS = {
     "renewal_try_every": OUT_OF_RANGE | {"null"},
     "cookie_max_age": OUT_OF_RANGE,
     "cookie_path": set(GARBAGE),
-    "cookie_domain": {"blob", "no UTF-8"},
+    "cookie_domain": {"blob", "no UTF-8", "huge", "float"},
     # SQLAlchemy takes whatever is true for True.
     "cookie_secure": {"no UTF-8"},
     "cookie_httponly": {"no UTF-8", "null"},

@@ -247,6 +247,14 @@ def twice(path) -> str:
     return said.replace("[line  5]", "[line 5]")
 
 
+def percent(path) -> str:
+    """Read an ini file whose key has a percent sign."""
+    path.write_text("[app:main]\nuse = egg:myproject\nsession.secret_key = se%cret\n")
+    with pytest.raises(Exception, match="must be followed") as caught:
+        plaster.get_settings(str(path), "app:main")
+    return str(caught.value).removeprefix(f"Error in file {path}: ")
+
+
 def without_include() -> str:
     """Use the session of an application that has none."""
     config = Configurator()
@@ -286,6 +294,8 @@ def locked(engine) -> str:
 SAID = {
     "error-no-key": lambda e, log: refusal(secret_key=""),
     "error-bad-key": lambda e, log: refusal(secret_key="my secret"),
+    "error-weak-key": lambda e, log: refusal(secret_key="secretkey" * 4 + "secretk"),
+    "error-percent": lambda e, log: percent(log.directory / "development.ini"),
     "error-no-model": lambda e, log: refusal(model_class="demo.Sesion").replace(
         "demo", "myproject.models"
     ),

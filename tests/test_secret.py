@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
+import runpy
+import subprocess
+import sys
 from base64 import urlsafe_b64decode
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 from pyramid.config import Configurator
@@ -17,6 +21,8 @@ from pyramid_sqlalchemy_sessions import (
     session_factory_from_settings,
 )
 from tests.application import SECRET, Application, Browser, Full
+
+CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def test_console_script():
@@ -41,6 +47,26 @@ def test_command_draws_a_new_key_each_time(capsys):
     one, other = capsys.readouterr().out.splitlines()
     assert one != other
     assert len(one) == len(other) == len(SECRET)
+
+
+def test_module_is_a_command():
+    """``python -m`` runs the command, without a warning."""
+    name = "pyramid_sqlalchemy_sessions.secret"
+    command = [sys.executable, "-m", name, "--size", "16"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(urlsafe_b64decode(done.stdout)) == 16
+
+
+@pytest.mark.parametrize("name", ["check", "gc", "secret"])
+def test_every_module_of_a_command_is_one(name, monkeypatch):
+    """No module of a command does nothing and reports success."""
+    module = f"pyramid_sqlalchemy_sessions.{name}"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "argv", [name, "--unknown"])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_module(module, run_name="__main__")
+    assert exit.value.code == 2
 
 
 def test_wrong_usage(capsys):

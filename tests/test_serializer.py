@@ -1,15 +1,16 @@
 """The serializer seals bytes into cookie values that nobody can alter."""
 
-import base64
 import importlib.util
 import string
 import sys
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyramid_sqlalchemy_sessions import generate_secret_key
 from pyramid_sqlalchemy_sessions import serializer as module
 from pyramid_sqlalchemy_sessions.exceptions import (
     ConfigurationError,
@@ -20,6 +21,8 @@ from pyramid_sqlalchemy_sessions.serializer import AESGCMSerializer
 
 KEY = bytes(range(32))
 OTHER_KEY = bytes(range(50, 66))
+TEXT = urlsafe_b64encode(KEY).decode()
+OTHER_TEXT = urlsafe_b64encode(OTHER_KEY).decode()
 NONCE = bytes(range(100, 116))
 SESSION_ID = bytes(range(200, 216))
 RENEWAL_ID = bytes(range(216, 232))
@@ -66,7 +69,7 @@ values = st.one_of(
     st.text(max_size=200),
     st.binary(max_size=200),
     st.text(URLSAFE + "=+/", max_size=200),
-    st.binary(min_size=33, max_size=99).map(base64.urlsafe_b64encode),
+    st.binary(min_size=33, max_size=99).map(urlsafe_b64encode),
 )
 
 
@@ -132,12 +135,12 @@ class TestTampering:
     def test_any_flipped_bit_is_noticed(self, cipher, plain):
         """Each single bit of nonce, tag and ciphertext is authenticated."""
         serializer = make_serializer(KEY, cipher)
-        raw = base64.urlsafe_b64decode(serializer.dumps(plain))
+        raw = urlsafe_b64decode(serializer.dumps(plain))
         for bit in range(len(raw) * 8):
             altered = bytearray(raw)
             altered[bit // 8] ^= 1 << bit % 8
             with pytest.raises(CookieCryptoError):
-                serializer.loads(base64.urlsafe_b64encode(altered))
+                serializer.loads(urlsafe_b64encode(altered))
 
     @each_cipher
     @given(
@@ -181,9 +184,9 @@ class TestForm:
             if last != body[-1]:
                 with pytest.raises((InvalidCookieError, CookieCryptoError)) as caught:
                     serializer.loads(body[:-1] + last + padding)
-                same_bytes = base64.urlsafe_b64decode(
+                same_bytes = urlsafe_b64decode(
                     body[:-1] + last + padding
-                ) == base64.urlsafe_b64decode(sealed)
+                ) == urlsafe_b64decode(sealed)
                 assert not same_bytes or caught.type is InvalidCookieError
 
     @pytest.mark.parametrize(
@@ -224,12 +227,12 @@ class TestForm:
     def test_too_short_a_value_is_malformed(self, size):
         """Nonce, tag and at least one byte are needed before a key is tried."""
         with pytest.raises(InvalidCookieError):
-            make_serializer().loads(base64.urlsafe_b64encode(bytes(size)))
+            make_serializer().loads(urlsafe_b64encode(bytes(size)))
 
     def test_the_shortest_well_formed_value_is_decrypted(self):
         """33 bytes have the right form, whatever they hold."""
         with pytest.raises(CookieCryptoError):
-            make_serializer().loads(base64.urlsafe_b64encode(bytes(33)))
+            make_serializer().loads(urlsafe_b64encode(bytes(33)))
 
     @pytest.mark.parametrize("value", ["A" * 4100, b"A" * 4100, "A" * 10**6])
     def test_too_long_a_value_is_not_even_decoded(self, value):
@@ -282,13 +285,18 @@ class TestSecret:
             (b"", "0 bytes"),
             (b"hunter2-hunter2", "15 bytes"),
             (b"hunter2" * 5, "35 bytes"),
-            ("hunter2-hunter2!", "type str"),
+            ("", "empty"),
+            (" ", "empty"),
+            ("hunter2-hunter2!", "some other text"),
+            ("hunter2" * 4 + "hunt", "repeats"),
+            (["hunter2" * 4 + "hunt"], "repeats"),
             (bytearray(b"hunter2-hunter2!"), "type bytearray"),
             (None, "type NoneType"),
             ([], "empty"),
             ((), "empty"),
             ([KEY, b"hunter2"], "key 2 of 2 is 7 bytes"),
-            ([KEY, "hunter2-hunter2!"], "key 2 of 2 is of type str"),
+            ([KEY, "hunter2-hunter2!"], "key 2 of 2 is some other text"),
+            (f"{TEXT} hunter2-hunter2!", "key 2 of 2 is some other text"),
             ([[KEY]], "type list"),
             ({KEY}, "type set"),
         ],
@@ -298,6 +306,30 @@ class TestSecret:
         with pytest.raises(ConfigurationError, match=said) as caught:
             AESGCMSerializer(secret)
         assert "hunter2" not in str(caught.value)
+
+    @pytest.mark.parametrize("size", [16, 24, 32])
+    def test_generated_keys_are_accepted(self, size):
+        """What generate_secret_key makes is a key, with its padding or without."""
+        key = generate_secret_key(size)
+        of_bytes = AESGCMSerializer(urlsafe_b64decode(key))
+        for text in (key, key.rstrip("=")):
+            assert AESGCMSerializer(text).loads(of_bytes.dumps(b"x")) == b"x"
+
+    @pytest.mark.parametrize(
+        "secret",
+        [
+            f"{TEXT} {OTHER_TEXT}",
+            [TEXT, OTHER_TEXT],
+            (TEXT, OTHER_KEY),
+            [KEY, OTHER_TEXT],
+        ],
+        ids=["text", "texts", "text and bytes", "bytes and text"],
+    )
+    def test_ring_of_either(self, secret):
+        """A ring is a text or a list, of texts and of bytes."""
+        ring = AESGCMSerializer(secret)
+        assert ring.loads(AESGCMSerializer(OTHER_KEY).dumps(b"x")) == b"x"
+        assert AESGCMSerializer(KEY).loads(ring.dumps(b"x")) == b"x"
 
     @pytest.mark.parametrize("size", [16, 24, 32])
     def test_aes_keys_are_accepted(self, size):

@@ -228,7 +228,7 @@ def test_renewal_violation(ear_that_renews, fails):
 @pytest.fixture
 def ear_that_renews(engine: Engine) -> Ear:
     """An ear of an application whose cookies change every thirty seconds."""
-    return Ear(engine, renewal_timeout=30)
+    return Ear(engine, renewal_timeout=30, renewal_grace=10)
 
 
 # What the events carry.

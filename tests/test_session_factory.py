@@ -1,26 +1,43 @@
 """The session factory tells what it is, and does not notice other factories."""
 
+from types import SimpleNamespace
+
 import pytest
+import zope.sqlalchemy
+from pyramid import testing
 from pyramid.interfaces import ISessionFactory
 from pyramid.request import Request
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, sessionmaker
 from zope.interface.verify import verifyObject
 
 from pyramid_sqlalchemy_sessions import (
     AbsoluteMixin,
     AESGCMSerializer,
     BaseMixin,
+    ClientAddressMixin,
     ConfigurationError,
     CookieCryptoErrorEvent,
     IdleMixin,
+    LastSeenMixin,
+    RenewalMixin,
+    create_session_model,
     get_session_factory,
     session_factory_from_settings,
 )
-from tests.application import SECRET, Application, Browser, Full, Plain, statements
+from pyramid_sqlalchemy_sessions.settings import SETTINGS
+from tests.application import (
+    SECRET,
+    Application,
+    Browser,
+    Full,
+    Plain,
+    explicit_manager,
+    statements,
+)
 
 OURS = AESGCMSerializer(bytes(range(32)))
 THEIRS = AESGCMSerializer(bytes(16))
-OTHER_SECRET = "AAAAAAAAAAAAAAAAAAAAAA=="
+OTHER_SECRET = "ZGVmZ2hpamtsbW5vcHFycw=="
 
 
 class Models(DeclarativeBase):
@@ -134,6 +151,8 @@ def test_is_made_of_settings_with_another_prefix():
         (Plain, {"cookie_path": "no slash"}, "cookie_path"),
         (object, {}, "BaseMixin"),
         (None, {}, "model_class"),
+        (Plain, {"cookie_domain": "http://example.com"}, "cookie_domain"),
+        (Plain, {"cookie_partitioned": True}, "cookie_secure=True"),
         (BaseMixin, {}, "mapped"),
     ],
 )
@@ -141,6 +160,150 @@ def test_mistake_is_found_at_start_up(model, settings, named):
     """A bad setting or model is a ConfigurationError that names it."""
     with pytest.raises(ConfigurationError, match=named):
         get_session_factory(OURS, model, **settings)
+
+
+@pytest.mark.parametrize(
+    ("serializer", "given"),
+    [
+        ("x", "not str"),
+        (SECRET, "not str"),
+        (bytes(range(32)), "not bytes"),
+        (None, "not NoneType"),
+        (AESGCMSerializer, "not a class"),
+        (SimpleNamespace(dumps=bytes), "not SimpleNamespace"),
+        (SimpleNamespace(loads=bytes), "not SimpleNamespace"),
+        (SimpleNamespace(dumps=bytes, loads=None), "not SimpleNamespace"),
+    ],
+)
+def test_serializer_that_is_none(serializer, given):
+    """What can't seal and open is refused at start-up, unseen: it may be a key."""
+    with pytest.raises(ConfigurationError, match="serializer must be") as caught:
+        get_session_factory(serializer, Plain)
+    assert str(caught.value).endswith(given)
+
+
+#: Which settings belong to which mixin, with values that do and don't do anything.
+BELONGS = [
+    ("IdleMixin", "idle_timeout", [60, None, "None", ""]),
+    ("IdleMixin", "extension_delay", [5, None, ""]),
+    ("IdleMixin", "extension_chance", [50, 100]),
+    ("IdleMixin", "extension_deadline", [5, 1, "1"]),
+    ("AbsoluteMixin", "absolute_timeout", [60, None, "none"]),
+    ("RenewalMixin", "renewal_timeout", [60, None]),
+    ("RenewalMixin", "renewal_try_every", [9, 5, "5"]),
+    ("LastSeenMixin", "last_seen_delay", [9, 300]),
+    ("ClientAddressMixin", "client_address_prefix4", [16, 24]),
+    ("ClientAddressMixin", "client_address_prefix6", [64, 48]),
+]
+
+
+@pytest.mark.parametrize(
+    ("mixin", "name", "value"),
+    [(mixin, name, value) for mixin, name, values in BELONGS for value in values],
+)
+def test_setting_of_a_mixin_that_is_missing(mixin, name, value):
+    """A setting that is given for a missing mixin is an error, whatever its value."""
+    settings = {"session.secret_key": SECRET, "session.model_class": Plain}
+    with pytest.raises(ConfigurationError) as by_hand:
+        get_session_factory(OURS, Plain, **{name: value})
+    with pytest.raises(ConfigurationError) as by_settings:
+        session_factory_from_settings({**settings, f"session.{name}": value}, as_is)
+    for caught, said in ((by_hand, f"{name}="), (by_settings, f"session.{name} = ")):
+        assert str(caught.value).startswith(said)
+        assert f"Plain lacks {mixin}" in str(caught.value)
+
+
+def test_every_setting_of_a_mixin_is_tested():
+    """Those above are all; the others are for every model."""
+    assert {(mixin, name) for mixin, name, _ in BELONGS} == {
+        (each.mixin, each.name) for each in SETTINGS if each.mixin is not None
+    }
+    factory = get_session_factory(
+        OURS,
+        Plain,
+        **{each.name: each.default for each in SETTINGS if each.mixin is None},
+    )
+    assert factory.settings.renewal_grace == 60
+
+
+class Everything(
+    LastSeenMixin, ClientAddressMixin, RenewalMixin, IdleMixin, AbsoluteMixin, BaseMixin
+):
+    """What a model needs to have all settings."""
+
+
+def test_setting_of_a_mixin_that_is_there():
+    """With the mixin, each value is accepted."""
+    model = create_session_model(Models, Everything, table_name="everything_session")
+    for _, name, values in BELONGS:
+        for value in values:
+            assert get_session_factory(OURS, model, **{name: value})
+
+
+def test_errors_speak_like_the_ini_file():
+    """They have the names and the spelling of the settings that the factory is of."""
+    settings = {
+        "shop.secret_key": SECRET,
+        "shop.model_class": Plain,
+        "shop.cookie_name": "__Host-shop",
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        session_factory_from_settings(settings, as_is, prefix="shop.")
+    assert "shop.cookie_secure = true" in str(caught.value)
+    settings["shop.model_class"] = Models
+    settings["shop.cookie_secure"] = "true"
+    with pytest.raises(ConfigurationError, match=r"^shop\.model_class must be"):
+        session_factory_from_settings(settings, as_is, prefix="shop.")
+
+
+def test_errors_speak_like_python():
+    """A factory made by hand has arguments, and Python's values."""
+    with pytest.raises(ConfigurationError) as caught:
+        get_session_factory(OURS, Plain, cookie_name="__Host-shop")
+    assert "cookie_secure=True" in str(caught.value)
+    assert "session." not in str(caught.value)
+
+
+# Pyramid's DummyRequest.
+
+
+@pytest.fixture
+def ask_dummy(sqlite_engine):
+    """Use the sessions of a factory with requests that are imitations."""
+    Full.__table__.create(sqlite_engine)
+    factory = get_session_factory(AESGCMSerializer(SECRET), Full)
+
+    def ask(question, cookie=None):
+        manager = explicit_manager(None)
+        dbsession = sessionmaker(sqlite_engine)()
+        zope.sqlalchemy.register(dbsession, transaction_manager=manager)
+        environ = {"tm.active": True, "tm.manager": manager}
+        if cookie is not None:
+            environ["HTTP_COOKIE"] = f"session={cookie}"
+        request = testing.DummyRequest(environ=environ, tm=manager, dbsession=dbsession)
+        with manager:
+            answer = question(factory(request))
+        request._process_response_callbacks(request.response)
+        return answer, request.response.headers.get("Set-Cookie", "")
+
+    with testing.testConfig():
+        yield ask
+
+
+def test_dummy_request(ask_dummy):
+    """Its lack of a scheme keeps no cookie from being read, sent and deleted."""
+    _, header = ask_dummy(lambda session: session.update(a=1))
+    cookie = header.removeprefix("session=").partition(";")[0]
+    assert ask_dummy(dict, cookie) == ({"a": 1}, "")
+    _, header = ask_dummy(lambda session: session.invalidate(), cookie)
+    assert "Max-Age=0" in header
+    assert ask_dummy(dict, "nonsense")[0] == {}
+
+
+def test_dummy_request_without_anything():
+    """A session that is new and only read needs neither environ nor scheme."""
+    with testing.testConfig():
+        assert dict(get_session_factory(OURS, Full)(testing.DummyRequest())) == {}
 
 
 def test_making_a_session_touches_nothing():
@@ -238,6 +401,34 @@ def test_cookie_of_another_application(make_browser):
     second.set_cookie("session", first.cookie)
     assert second.ask(dict) == {}
     assert len(events) == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "is_apart"),
+    [
+        ([{}, {}], False),
+        ([{"cookie_name": "shop"}, {"cookie_name": "admin"}], True),
+        ([{"cookie_path": "/shop"}, {"cookie_path": "/admin"}], True),
+    ],
+    ids=["the same", "names", "paths"],
+)
+def test_applications_on_one_host(make_browser, own, is_apart):
+    """With different keys, they delete each other's cookies of one name and path."""
+    settings, other = own
+    browser = make_browser(**settings)
+    rival = make_browser(secret_key=OTHER_SECRET, **other).application
+    shop = browser.application
+    numbers = []
+
+    def count(request):
+        request.session["n"] = request.session.get("n", 0) + 1
+        numbers.append(request.session["n"])
+
+    for _ in range(3):
+        for application, url in ((shop, "/shop/"), (rival, "/admin/")):
+            browser.app, browser.application = application.wsgi, application
+            browser.visit(count, url)
+    assert numbers == ([1, 1, 2, 2, 3, 3] if is_apart else [1] * 6)
 
 
 def test_change_of_the_secret_by_a_key_ring(make_browser):

@@ -43,6 +43,7 @@ def test_table_lists_defaults_and_mixins():
     """Names, defaults, needed mixins and runtime mixins are those of the contract, in
     its order."""
     cookie, idle, renewal = "ConfigCookieMixin", "ConfigIdleMixin", "ConfigRenewalMixin"
+    address = "ClientAddressMixin"
     assert [
         (line.name, line.default, line.mixin, line.runtime) for line in SETTINGS
     ] == [
@@ -54,17 +55,18 @@ def test_table_lists_defaults_and_mixins():
         ("cookie_secure", None, None, cookie),
         ("cookie_httponly", True, None, cookie),
         ("cookie_samesite", "Lax", None, None),
+        ("cookie_partitioned", False, None, None),
         ("idle_timeout", None, "IdleMixin", idle),
         ("absolute_timeout", None, "AbsoluteMixin", "ConfigAbsoluteMixin"),
         ("renewal_timeout", None, "RenewalMixin", renewal),
-        ("renewal_try_every", 5, None, renewal),
-        ("renewal_grace", 10, None, None),
-        ("extension_delay", None, None, idle),
-        ("extension_chance", 100, None, idle),
-        ("extension_deadline", 1, None, idle),
-        ("last_seen_delay", 300, None, None),
-        ("client_address_prefix4", 24, None, None),
-        ("client_address_prefix6", 48, None, None),
+        ("renewal_try_every", 5, "RenewalMixin", renewal),
+        ("renewal_grace", 60, None, None),
+        ("extension_delay", None, "IdleMixin", idle),
+        ("extension_chance", 100, "IdleMixin", idle),
+        ("extension_deadline", 1, "IdleMixin", idle),
+        ("last_seen_delay", 300, "LastSeenMixin", None),
+        ("client_address_prefix4", 24, address, None),
+        ("client_address_prefix6", 48, address, None),
     ]
 
 
@@ -126,7 +128,9 @@ def test_none_where_it_is_allowed(name, value):
     assert parse_one(name, value) is None
 
 
-@pytest.mark.parametrize("name", ["cookie_httponly", "cookie_secure"])
+@pytest.mark.parametrize(
+    "name", ["cookie_httponly", "cookie_secure", "cookie_partitioned"]
+)
 def test_flag_is_a_bool_or_one_of_pyramids_words(name):
     """A flag is a bool or any word that Pyramid takes for true or false, in any
     case."""
@@ -175,6 +179,10 @@ def test_cookie_samesite_has_one_spelling(value, parsed):
         ("cookie_domain", ".example.com", ".example.com"),
         ("cookie_domain", "x", "x"),
         ("cookie_domain", "d" * 255, "d" * 255),
+        ("cookie_domain", "localhost", "localhost"),
+        ("cookie_domain", "xn--mnchen-3ya.example", "xn--mnchen-3ya.example"),
+        ("cookie_domain", "my_host.4you.example", "my_host.4you.example"),
+        ("cookie_domain", "1.2.3.4.example", "1.2.3.4.example"),
     ],
 )
 def test_text_is_stripped(name, value, parsed):
@@ -283,8 +291,36 @@ BAD_VALUES = [
             "☃.com",
         )
     ),
+    # What no browser takes: a URL, a port, a path, a pattern, addresses.
     *(
-        ("cookie_httponly", value)
+        ("cookie_domain", value)
+        for value in (
+            "http://example.com",
+            "//example.com",
+            "localhost:6543",
+            "example.com:443",
+            "example.com/app",
+            "user@example.com",
+            "*.example.com",
+            "127.0.0.1",
+            ".127.0.0.1",
+            "192.168.1",
+            "2130706433",
+            "0x7f.1",
+            "example.0X7F",
+            "::1",
+            "[::1]",
+            "[2001:db8::1]:6543",
+            "2001:db8::1",
+            ".",
+            "..example.com",
+            "example..com",
+            "example.com.",
+        )
+    ),
+    *(
+        (name, value)
+        for name in ("cookie_httponly", "cookie_partitioned")
         for value in ("ture", "", "None", "auto", "2", None, 1, 0, b"true", 1.0)
     ),
     *(
@@ -329,8 +365,8 @@ def test_bad_value_is_refused_with_name_value_and_what_is_valid(name, value):
         ),
         (
             "cookie_domain",
-            "a domain of 1 to 255 ASCII characters other than control characters and"
-            ' " , ; \\, without spaces, or None',
+            "a host name of 1 to 255 ASCII letters, digits, hyphens and dots, such as"
+            " example.com (no http://, no port, no IP address), or None",
         ),
         ("cookie_secure", "true, false or auto"),
         ("cookie_httponly", "true or false"),
@@ -449,9 +485,18 @@ def test_samesite_none_demands_secure(secure):
         ).cookie_secure
         is True
     )
-    shown = "False" if secure in (False, "no") else "auto"
-    text = f"cookie_secure must be True when cookie_samesite is 'None', not {shown}"
-    assert refusal(cookie_samesite="none", cookie_secure=secure) == text
+    text = refusal(cookie_samesite="none", cookie_secure=secure)
+    assert "cookie_samesite with the value None needs cookie_secure=True" in text
+    assert text.endswith("False" if secure in (False, "no") else "'auto'")
+
+
+@pytest.mark.parametrize("secure", [False, None, "auto", "no"])
+def test_partitioned_demands_secure(secure):
+    """Browsers drop a Partitioned cookie without Secure, so auto is not enough."""
+    good = parse_settings({"cookie_partitioned": "yes", "cookie_secure": "yes"})
+    assert good.cookie_partitioned is True
+    text = refusal(cookie_partitioned=True, cookie_secure=secure)
+    assert "cookie_partitioned needs cookie_secure=True" in text
 
 
 @pytest.mark.parametrize("prefix", ["__Host-", "__host-", "__HOST-"])
@@ -460,16 +505,14 @@ def test_host_prefix_demands_secure_root_path_and_no_domain(prefix):
     one secure host."""
     good = {"cookie_name": f"{prefix}sid", "cookie_secure": True}
     assert parse_settings(good).cookie_path == "/"
-    reason = "when cookie_name starts with __Host-, not"
-    assert (
-        refusal(**{**good, "cookie_secure": "auto"})
-        == f"cookie_secure must be True {reason} auto"
-    )
-    assert refusal(**good, cookie_path="/app") == f"cookie_path must be / {reason} /app"
-    assert (
-        refusal(**good, cookie_domain="a.com")
-        == f"cookie_domain must be None {reason} a.com"
-    )
+    for bad, needed in (
+        ({"cookie_secure": "auto"}, "cookie_secure=True"),
+        ({"cookie_path": "/app"}, "cookie_path='/'"),
+        ({"cookie_domain": "a.com"}, "cookie_domain=None"),
+    ):
+        text = refusal(**{**good, **bad})
+        assert f"cookie_name with __Host- in front needs {needed}" in text
+        assert text.endswith(repr(*bad.values()))
 
 
 @pytest.mark.parametrize("prefix", ["__Secure-", "__secure-", "__SECURE-"])
@@ -483,10 +526,46 @@ def test_secure_prefix_demands_secure(prefix):
         "cookie_domain": "a.com",
     }
     assert parse_settings(good).cookie_domain == "a.com"
-    text = (
-        "cookie_secure must be True when cookie_name starts with __Secure-, not False"
-    )
-    assert refusal(**{**good, "cookie_secure": "false"}) == text
+    text = refusal(**{**good, "cookie_secure": "false"})
+    assert "cookie_name with __Secure- in front needs cookie_secure=True" in text
+    assert text.endswith("False")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"idle_timout": "5"}, ["session.idle_timeout"]),
+        ({"idle_timeout": "x"}, ["session.idle_timeout must be"]),
+        (
+            {"idle_timeout": "60", "absolute_timeout": "60"},
+            ["session.idle_timeout (60)", "session.absolute_timeout (60)"],
+        ),
+        (
+            {"extension_chance": "50", "extension_delay": "5"},
+            ["session.extension_delay", "session.extension_chance is below"],
+        ),
+        (
+            {"cookie_samesite": "none"},
+            ["session.cookie_secure = true", "session.cookie_samesite", "is auto"],
+        ),
+        (
+            {"cookie_partitioned": "yes", "cookie_secure": "no"},
+            ["session.cookie_secure = true", "is false"],
+        ),
+        (
+            {"cookie_name": "__Host-a", "cookie_secure": "1", "cookie_path": "/app"},
+            ["session.cookie_path = /;", "session.cookie_name", "is /app"],
+        ),
+    ],
+)
+def test_prefix_makes_errors_speak_like_the_ini_file(settings, said):
+    """Settings are called what they are called there, and true is not True."""
+    with pytest.raises(ConfigurationError) as caught:
+        parse_settings(settings, "session.")
+    text = str(caught.value)
+    assert [each for each in said if each not in text] == []
+    assert "True" not in text
+    assert "False" not in text
 
 
 def test_combination_is_checked_for_the_settings_of_one_session_too():
@@ -618,15 +697,15 @@ def test_whatever_is_accepted_can_be_sent(values):
 
 @pytest.mark.parametrize("code", range(256))
 def test_exactly_the_characters_that_can_be_sent_are_accepted(code):
-    """Name, path and domain accept a character if and only if WebOb sends it unaltered
-    (a space: not in domains)."""
+    """Name and path accept a character if and only if WebOb sends it unaltered; a
+    domain accepts what hosts are called."""
     character = chr(code)
     text = f"a{character}b"
     assert is_sent("cookie_name", text) == is_accepted("cookie_name", text)
     assert is_sent("cookie_path", f"/{text}") == is_accepted("cookie_path", f"/{text}")
-    assert (is_sent("cookie_domain", text) and character != " ") == is_accepted(
-        "cookie_domain", text
-    )
+    is_of_a_host = character.isascii() and (character.isalnum() or character in "-._")
+    assert is_accepted("cookie_domain", text) == is_of_a_host
+    assert is_sent("cookie_domain", text) or not is_of_a_host
 
 
 @pytest.mark.parametrize(

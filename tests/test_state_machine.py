@@ -54,7 +54,7 @@ from tests.stories.transactions import elsewhere
 
 EXAMPLES = os.environ.get("PSS_STATE_MACHINE_EXAMPLES")
 
-KEYS = [bytes([number] * 32) for number in range(4)]
+KEYS = [bytes(range(number, number + 32)) for number in range(4)]
 
 #: What the applications have for settings; what is left out is off.
 PROFILES = [
@@ -365,7 +365,7 @@ class Histories(RuleBasedStateMachine):
         """Choose the settings of the application."""
         self.number = number
         profile = dict(PROFILES[number])
-        grace = profile.pop("renewal_grace", 10)
+        grace = profile.pop("renewal_grace", 60)
         self.sessions = Sessions({**DEFAULTS, **profile}, grace)
         self.application = self.make_application()
         self.play(Asked(0, [], [("add", "a")], "commit"))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import ForeignKey, String, Uuid
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -16,14 +21,22 @@ from sqlalchemy.orm import (
 )
 from typing_extensions import assert_type
 
+import pyramid_sqlalchemy_sessions
 from pyramid_sqlalchemy_sessions import (
+    AESGCMSerializer,
     BaseMixin,
     CSRFMixin,
     DummySession,
     IdleMixin,
+    Session,
+    SessionFactory,
     UserAgentMixin,
     UseridMixin,
+    generate_secret_key,
+    get_session_factory,
 )
+
+CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 class Base(DeclarativeBase):
@@ -85,3 +98,50 @@ def test_session() -> None:
     assert_type(session.get_csrf_token(), str)
     assert_type(session.settings.idle_timeout, "int | None")
     assert session["visits"] == 1
+
+
+def test_factory() -> None:
+    """The types of factory and session are there for annotations and isinstance."""
+    factory = get_session_factory(AESGCMSerializer([generate_secret_key()]), Untyped)
+    assert_type(factory, SessionFactory)
+    session = factory(None)
+    assert_type(session, Session)
+    assert isinstance(session, Session)
+
+
+CHECKERS = {
+    "mypy": ["--strict"],
+    # It doesn't find the environment by itself.
+    "pyright": ["--pythonpath", sys.executable],
+}
+
+
+@pytest.mark.parametrize("name", CHECKERS)
+def test_misspelt_import(name: str, tmp_path: Path) -> None:
+    """A name that the package lacks is an error, one that is imported late is not."""
+    if find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
+    path = tmp_path / "imports.py"
+    for names, is_wrong in (
+        (", ".join(pyramid_sqlalchemy_sessions.__all__), False),
+        ("Sesion", True),
+        ("SessionStores", True),
+    ):
+        # Pyright's "basic", because nothing is done with these imports.
+        path.write_text(
+            "# pyright: basic\nfrom pyramid_sqlalchemy_sessions import " + names
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", name, *CHECKERS[name], str(path)],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode == 1) is is_wrong, done.stdout + done.stderr
+        assert not is_wrong or f'"{names}"' in done.stdout
+
+
+def test_misspelt_import_at_run_time() -> None:
+    """Python says the same."""
+    with pytest.raises(ImportError, match="cannot import name 'SessionStores'"):
+        exec("from pyramid_sqlalchemy_sessions import SessionStores")

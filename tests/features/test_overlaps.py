@@ -12,7 +12,7 @@ from tests.features.timed import read, sent, twin, use_cookie, visit_meanwhile, 
 
 TIMEOUT = 100
 GRACE = 10
-RENEWAL = {"renewal_timeout": TIMEOUT}
+RENEWAL = {"renewal_timeout": TIMEOUT, "renewal_grace": GRACE}
 LASTING = {"idle_timeout": 1000, "cookie_max_age": 1000}
 
 

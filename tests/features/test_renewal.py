@@ -41,7 +41,7 @@ from tests.stories.transactions import all_of, exception_view, tween_above
 TIMEOUT = 100
 TRY_EVERY = 5
 GRACE = 10
-RENEWAL = {"renewal_timeout": TIMEOUT}
+RENEWAL = {"renewal_timeout": TIMEOUT, "renewal_grace": GRACE}
 
 
 class Recorder:
@@ -301,7 +301,8 @@ def test_grace_is_over(browser, clock, recorder):
 
 def test_grace_of_another_length(open_browser, clock, recorder):
     """The setting renewal_grace says how long the previous id is good."""
-    browser = used(open_browser(renewal_grace=60, configure=recorder, **RENEWAL))
+    settings = {**RENEWAL, "renewal_grace": 60}
+    browser = used(open_browser(configure=recorder, **settings))
     old, _ = renew(browser, clock)
     clock.shift(60)
     assert is_alive(twin(browser, old))
@@ -311,7 +312,8 @@ def test_grace_of_another_length(open_browser, clock, recorder):
 
 def test_no_grace(open_browser, clock, recorder):
     """With renewal_grace 0 there is none, not even in the second of the takeover."""
-    browser = used(open_browser(renewal_grace=0, configure=recorder, **RENEWAL))
+    settings = {**RENEWAL, "renewal_grace": 0}
+    browser = used(open_browser(configure=recorder, **settings))
     old, _ = renew(browser, clock)
     assert twin(browser, old).ask(lambda session: session.new)
     assert len(recorder.events) == 1

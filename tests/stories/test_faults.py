@@ -453,7 +453,7 @@ def test_savepoint_in_a_shared_file(shared_options):
 def test_two_applications(engine):
     """Two applications in one process have one name for their cookies, and no more."""
     mine = Application(engine, Visitor, idle_timeout=IDLE, cookie_path="/")
-    key = {"session.secret_key": "A" * 43}
+    key = {"session.secret_key": "ZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXp7fH1-f4CBgoM="}
     other = Application(engine, settings=key, cookie_samesite="Strict")
     first, second = Browser(mine), Browser(other)
     lax = first.visit(lambda request: request.session.update(n=1))
