@@ -97,7 +97,7 @@ def _application(engine: Engine) -> tuple[Any, Any]:
 
     application.view = view
     factory = application.registry.getUtility(ISessionFactory)
-    return application.wsgi, factory._config
+    return application.wsgi, factory.config
 
 
 def _fill(engine: Engine, rows: int) -> tuple[list[uuid.UUID], list[uuid.UUID]]:

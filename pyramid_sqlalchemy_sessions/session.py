@@ -100,9 +100,11 @@ class Session(MutableMapping[Any, Any]):
             visit.touch(state).data.set(key, value)
 
     def __delitem__(self, key: Any) -> None:
-        if not self._read().data.has(key):
+        visit, state = self._begin(), self._read()
+        if not state.data.has(key):
+            visit.use(state)
             raise KeyError(key)
-        self._write().data.pop(key)
+        visit.touch(state).data.pop(key)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._read().data.all())
@@ -193,11 +195,13 @@ class Session(MutableMapping[Any, Any]):
 
     def popitem(self) -> tuple[Any, Any]:
         """Remove and return the pair that was added last."""
-        content = self._read().data.all()
+        visit, state = self._begin(), self._read()
+        content = state.data.all()
         if not content:
+            visit.use(state)
             raise KeyError("the session is empty")
         key = next(reversed(content))
-        return key, self._write().data.pop(key)
+        return key, visit.touch(state).data.pop(key)
 
     @property
     def model_class(self) -> type[Any]:

@@ -76,7 +76,7 @@ class Racer:
         self.engine = _engine(url, isolation_level)
         application = Application(self.engine, RacedSession, idle_timeout=TIMEOUT)
         registry = application.registry
-        self.config = _at(registry.getUtility(ISessionFactory)._config, LAST_SECOND)
+        self.config = _at(registry.getUtility(ISessionFactory).config, LAST_SECOND)
         registry.registerUtility(SessionFactory(self.config), ISessionFactory)
         self.browser = Browser(application)
         self.is_stored = False

@@ -273,7 +273,7 @@ class Traffic:
         key = urlsafe_b64decode(SECRET)
         self.always = {DATA, SECRET, SECRET.rstrip("="), *spellings(key)}
         self.factory = self.application.registry.queryUtility(ISessionFactory)
-        config = self.factory._config
+        config = self.factory.config
         self._print(OURS, self.factory, self.factory.settings)
         self._print(config, config.cookie, config.table, *config.features)
 

@@ -47,7 +47,7 @@ class Clock:
 def make_factory(model: type, clock: Clock, **settings: Any) -> SessionFactory:
     """Make a session factory with a clock that tests push forward."""
     factory = get_session_factory(AESGCMSerializer(bytes(16)), model, **settings)
-    return SessionFactory(replace(factory._config, clock=clock))
+    return SessionFactory(replace(factory.config, clock=clock))
 
 
 class Stores:

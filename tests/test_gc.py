@@ -180,7 +180,7 @@ def _honour_foreign_keys(connection: Any, record: Any) -> None:
 def config_of(model: type, now: int | None = None, **settings: Any) -> Any:
     """Return the config of a factory of sessions, with a clock that stands still."""
     factory = get_session_factory(AESGCMSerializer(bytes(16)), model, **settings)
-    config = factory._config
+    config = factory.config
     return config if now is None else replace(config, clock=lambda: now)
 
 

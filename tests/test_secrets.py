@@ -94,7 +94,7 @@ def test_what_repr_shows(sqlite_engine: Engine) -> None:
 
     application = Application(sqlite_engine, Shown, configure=configure)
     factory = application.registry.queryUtility(ISessionFactory)
-    shown = [factory, factory.settings, factory._config, factory._config.cookie]
+    shown = [factory, factory.settings, factory.config, factory.config.cookie]
     shown += [application.registry.settings, application.registry.introspector]
     shown += application.registry.introspector.get_category("sessions")
     shown += [AESGCMSerializer(bytes(range(32))), UserSessionAuthenticationPolicy()]
