@@ -95,14 +95,14 @@ def _store(visit: Visit) -> None:
         _transact(visit, _bring_in)
     except StaleDataError as exc:
         log.error("Changes of a session are lost: %s.", exc)
-    except DBAPIError as exc:
+    except Exception as exc:
         if not can_be_tried_again(exc):
             raise
         log.error(
             "Changes of a session are lost: in %s attempts other requests were in the"
             " way (%s).",
             ATTEMPTS,
-            type(exc.orig).__name__,
+            type(getattr(exc, "orig", exc)).__name__,
         )
     visit.outside.clear()
 
@@ -120,7 +120,9 @@ def _transact(visit: Visit, work: Work, attempts: int = ATTEMPTS) -> None:
                 table.connection(dbsession, writes=True, options=options)
                 work(visit, Unit.of(tm, tm.get()), dbsession)
             return
-        except DBAPIError as exc:
+        except StaleDataError:  # nothing in it would change
+            raise
+        except Exception as exc:
             if attempt == attempts or not can_be_tried_again(exc):
                 raise
         time.sleep(random.uniform(0, DELAY * 2**attempt))

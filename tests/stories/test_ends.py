@@ -15,9 +15,9 @@ from pyramid_sqlalchemy_sessions import (
     InconsistentDataError,
     RenewalMixin,
     RenewalViolationEvent,
+    UseridMixin,
     UserSessionAuthenticationHelper,
     UserSessionAuthenticationPolicy,
-    UseridMixin,
 )
 from tests.application import Application, Browser, Failure
 from tests.features.timed import sent, twin, use_cookie
@@ -167,7 +167,9 @@ def test_a_logout_that_keeps_the_data_is_a_change(engine):
 def spoil(browser, value=b"\x80\x04c__main__\nGone\n."):
     """Let the pickle of all sessions name a class that's gone."""
     with browser.application.engine.begin() as connection:
-        connection.execute(text("UPDATE full_session SET data = :data"), {"data": value})
+        connection.execute(
+            text("UPDATE full_session SET data = :data"), {"data": value}
+        )
 
 
 @pytest.mark.parametrize(
