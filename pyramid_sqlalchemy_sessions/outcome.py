@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .config import SessionConfig
 from .cookie import Ticket
 from .events import (
     SessionCreatedEvent,
@@ -12,6 +11,7 @@ from .events import (
     SessionRevokedEvent,
     SessionRotatedEvent,
 )
+from .session_config import SessionConfig
 from .settings import DefaultSettings
 from .state import End, State
 from .table import Row

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .config import SessionConfig
 from .cookie import Ticket
 from .feature import Due, Use, Verdict
 from .features.renewal import judge
 from .identifiers import is_same_id
+from .session_config import SessionConfig
 from .settings import DefaultSettings
 from .state import State
 from .table import Row

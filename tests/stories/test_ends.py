@@ -1,4 +1,4 @@
-"""Ends: one that was acknowledged stays one, and the application's own is no conflict."""
+"""Ends: an acknowledged one stays one, and the application's own is no conflict."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ RIVALS = {
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("used", [False, True], ids=["unused", "written"])
 def test_an_end_is_an_end(engine, end, rival, used):
-    """Whatever another request did to it meanwhile, a session that was ended is dead."""
+    """Whatever another request did to it meanwhile, an ended session is dead."""
     browser = browser_of(engine)
     others: list = []
 

@@ -246,7 +246,7 @@ def test_the_order_of_the_keys(engine):
 
 @pytest.mark.parametrize("engine", ["mariadb"], indirect=True)
 def test_where_the_database_refuses(make_story_engine):
-    """With innodb_snapshot_isolation MariaDB refuses by itself, and it's tried again."""
+    """With innodb_snapshot_isolation MariaDB refuses, and it's tried again."""
     attempts: list = []
     engine = isolate_snapshots(make_story_engine())
     browser = visitor(

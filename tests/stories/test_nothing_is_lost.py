@@ -159,7 +159,6 @@ def test_too_late(engine, change, place, used, how, caplog):
 
     before = vars(browser.application.row())
     browser.visit(using if used else view)
-    gc.collect()
     after = vars(browser.application.row())
     assert {**before, "_sa_instance_state": 0} == {**after, "_sa_instance_state": 0}
     assert caught or logged(caplog, "ERROR")
@@ -194,7 +193,7 @@ def test_without_pyramid_tm_there_is_a_warning(engine, change, caplog):
         Application(engine, pyramid_tm=False, make_dbsession=plain_dbsession(engine))
     )
     with Session(engine) as dbsession:
-        key, cookie = stored(engine, dbsession)
+        _, cookie = stored(engine, dbsession)
     browser.set_cookie("session", cookie)
     caught: list = []
     browser.visit(lambda request: attempt(CHANGES[change], request.session, caught))
