@@ -25,6 +25,7 @@ from .host import (
     commits_after_exception_view,
     dbsession_of,
     end_abandoned,
+    has_written,
     in_exception_view,
     in_subrequest,
     is_over,
@@ -387,7 +388,14 @@ class Visit:
         connection = self.config.table.connection(self.dbsession, writes=True)
         if self.config.isolation.may_conflict(connection):
             return  # then after the commit
-        settings = self.findings.delete_expired(connection, self.dbsession)
+        try:
+            settings = self.findings.delete_expired(connection, self.dbsession)
+        except DBAPIError:
+            # A request that only reads doesn't fail because of it, if the database is
+            # read-only, say: it's tried once more after the commit.
+            if unit.has_changes or has_written(self.dbsession):
+                raise
+            return
         unit.wrote(self.dbsession)
         if settings is not None and self.ticket is None:
             self.answer.stage(Decision(None, settings))
