@@ -184,7 +184,7 @@ def test_a_stored_session_stays_what_it_was(engine, people, change):
         assert set_cookies(response) == []
     after = application.row()
     assert browser.cookie == cookie
-    for name in Full.__table__.columns.keys():
+    for name in dict(Full.__table__.columns):
         assert getattr(after, name) == getattr(before, name)
 
 
