@@ -275,6 +275,11 @@ class Unit:
         if begun is not None and begun not in self._wrote_in:
             self._wrote_in.append(begun)
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether, at a glance, a session was changed in the transaction."""
+        return any(state.may_differ for state in self._states.values())
+
     def has_written(self, state: State) -> bool:
         """Tell whether the application has written in the state's dbsession."""
         return has_written(self._dbsessions[state])

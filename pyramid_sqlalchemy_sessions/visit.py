@@ -21,6 +21,7 @@ from .follow_up import follow_up
 from .host import (
     commits_after_exception_view,
     dbsession_of,
+    has_written,
     in_exception_view,
     is_over,
     outer_requests,
@@ -312,7 +313,15 @@ class Visit:
         connection = self.config.table.connection(self.dbsession, writes=True)
         if self.config.isolation.may_conflict(connection):
             return False  # then after the commit
-        settings = self.findings.delete_expired(connection, self.dbsession)
+        try:
+            settings = self.findings.delete_expired(connection, self.dbsession)
+        except DBAPIError:
+            # A request that only reads doesn't fail because of it, if the database is
+            # read-only, say: it's tried once more after the commit.
+            assert self.unit is not None
+            if self.unit.has_changes or has_written(self.dbsession):
+                raise
+            return False
         if settings is not None and self.finder.ticket is None:
             self.answer.stage(Decision(None, settings))
         return True
