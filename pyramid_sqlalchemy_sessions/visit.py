@@ -396,7 +396,13 @@ class Visit:
         """Return what is due for the state."""
         if self.state is None or self.ticket is None or self.state.loaded is None:
             return None
-        use = Use(self.ticket, self.now, self.config.clock(), is_write)
+        use = Use(
+            self.ticket,
+            self.now,
+            self.config.clock(),
+            is_write,
+            rotates=self.state.is_rotated,
+        )
         return due_for(self.state, use)
 
     def defers(self, due: Due, error: DBAPIError | None) -> bool:

@@ -80,7 +80,7 @@ class Renewal(Feature):
 
     def due(self, values: Values, settings: DefaultSettings, use: Use) -> Due | None:
         received = use.ticket.renewal_id
-        if settings.renewal_timeout is None or received is None:
+        if settings.renewal_timeout is None or received is None or use.rotates:
             return None
         renewal_id, candidate = values["renewal_id"], values["renewal_next"]
         if is_same_id(received, candidate):
