@@ -137,6 +137,9 @@ def judge(
         at_most = min(grace, settings.renewal_timeout or grace)
         if grace and _is_within(at_most, values["renewed"], now):
             return Verdict.VALID
+        if grace and now < (values["renewed"] or 0):
+            # A clock was set back: it can't be told whether the grace is over.
+            return Verdict.USELESS
     elif grace and _is_within(grace, rotated, now):
         return Verdict.LATE
     is_of_no_use = (
