@@ -122,7 +122,7 @@ class Finder:
 
     def settle_for(self, decision: Decision | None) -> None:
         """Take for granted what the browser is going to have."""
-        if decision is not None:
+        if decision is not None and not decision.is_again:
             self.ticket = decision.ticket
             self.tickets = (self.ticket,) if self.ticket else ()
         elif self.ticket is not None:

@@ -143,7 +143,7 @@ def _keep_up(visit: Visit, unit: Unit, dbsession: DBSession) -> None:
     if findings.deferred is not None:
         key, due, settings = findings.deferred
         if table.keep_up(connection, key, due) and due.ticket is not None:
-            visit.answer.stage(Decision(due.ticket, settings))
+            visit.answer.stage(Decision(due.ticket, settings, is_again=True))
     settings_of_expired = findings.delete_expired(connection, dbsession)
     is_all = visit.finder.ticket is None and visit.answer.decision is None
     if settings_of_expired is not None and is_all:

@@ -334,7 +334,13 @@ class Visit:
             or self.state.loaded is None
         ):
             return None
-        use = Use(self.finder.ticket, self.finder.now, self.config.clock(), is_write)
+        use = Use(
+            self.finder.ticket,
+            self.finder.now,
+            self.config.clock(),
+            is_write,
+            rotates=self.state.is_rotated,
+        )
         return due_for(self.state, use)
 
     def defers(self, due: Due, error: DBAPIError | None) -> bool:
