@@ -253,9 +253,8 @@ def defined(name: str) -> set[str]:
             found.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.add(node.id)
-        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
-            if isinstance(node.ctx, ast.Store):
-                found.add(node.attr)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
     return set(filter(is_private, found))
 
 
