@@ -169,11 +169,18 @@ def _made_like(dbsession: Session) -> Session:
         query_cls=own.get("_query_cls"),
         join_transaction_mode=dbsession.join_transaction_mode,
     )
+    dispatch: Any = twin.dispatch  # its own, before the others are copied
     for name, value in own.items():
         if name not in vars(twin) or name == "execution_options":
             setattr(twin, name, value)
-    dispatch: Any = twin.dispatch
     dispatch._update(dbsession.dispatch, only_propagate=False)
+    # But not zope.sqlalchemy's, which would let it join the application's manager.
+    zope = datamanager.ZopeTransactionEvents
+    for name in vars(zope):
+        listeners: Any = getattr(getattr(dispatch, name, None), "listeners", ())
+        for listener in list(listeners):
+            if isinstance(getattr(listener, "__self__", None), zope):
+                listeners.remove(listener)
     return twin
 
 

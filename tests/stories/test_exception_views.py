@@ -18,7 +18,14 @@ from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.pool import NullPool, StaticPool
 
 from pyramid_sqlalchemy_sessions import TransactionRequiredError
-from tests.application import Application, Browser, Failure, Full, statements
+from tests.application import (
+    Application,
+    Browser,
+    Failure,
+    Full,
+    explicit_manager,
+    statements,
+)
 from tests.application import Base as SessionBase
 from tests.stories.transactions import (
     Refusal,
@@ -1027,6 +1034,31 @@ def test_without_pyramid_tm(engine, stored, caplog):
     assert len(browser.application.rows()) == 1
     (message,) = logged(caplog, "WARNING")
     assert "pyramid_tm" in message
+
+
+def test_without_pyramid_tm_with_another_manager(engine):
+    """Without pyramid_tm a dbsession that zope.sqlalchemy knows is stored as any other.
+
+    The transaction of the application is its own.
+    """
+    Base.metadata.create_all(engine)
+    manager = explicit_manager(None)
+
+    def make(request, _):
+        dbsession = Session(engine)
+        zope.sqlalchemy.register(dbsession, transaction_manager=manager)
+        return dbsession
+
+    browser = visitor(engine, pyramid_tm=False, make_dbsession=make)
+
+    def view(request):
+        with manager:
+            request.session["n"] += 1
+            request.dbsession.add(Thing(id=1))
+
+    browser.visit(view)
+    assert browser.ask(lambda session: session["n"]) == 2
+    assert things(engine) == [1]
 
 
 def test_without_pyramid_tm_an_exception_view(engine):
