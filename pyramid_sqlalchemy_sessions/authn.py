@@ -26,7 +26,7 @@ class UserSessionAuthenticationPolicy(CallbackAuthenticationPolicy):
 
     ``callback(userid, request)`` returns the user's principals, None if there is no
     such user. With ``debug`` Pyramid's debug log tells why somebody was (not) let in.
-    Logging in and out both give the session a new id, and keep its data.
+    Logging in and out both replace the session's cookie and keep its data.
 
     For applications with a security policy there is UserSessionAuthenticationHelper.
     """
@@ -36,8 +36,11 @@ class UserSessionAuthenticationPolicy(CallbackAuthenticationPolicy):
         self.debug = debug
 
     def remember(self, request: Any, userid: Any, **kw: Any) -> list[Any]:
-        """Log the user in. No headers to send: the session sends its cookie itself."""
-        request.session.userid = userid
+        """Log in a user who has just proved who they are.
+
+        There are no headers to send: the session sends its cookie itself.
+        """
+        request.session.authenticate(userid)
         return []
 
     def forget(self, request: Any) -> list[Any]:
@@ -58,12 +61,13 @@ class UserSessionAuthenticationHelper:
     """
 
     def remember(self, request: Any, userid: Any, **kw: Any) -> list[Any]:
-        """Log the user in. The session keeps its data and gets a new id.
+        """Log in a user who has just proved who they are.
 
-        (OWASP ASVS 5.0, 7.2.4.) There are no headers to send: the session sends its
-        cookie itself.
+        The session's cookie is replaced, also if it's the same user again. (OWASP ASVS
+        5.0, 7.2.4.) Its data stays, unless another user was logged in. There are no
+        headers to send: the session sends its cookie itself.
         """
-        request.session.userid = userid
+        request.session.authenticate(userid)
         return []
 
     def forget(self, request: Any, **kw: Any) -> list[Any]:

@@ -411,7 +411,7 @@ def test_user_with_a_name_for_an_id(engine, configure, name):
 
 
 def test_user_with_a_uuid_for_an_id(engine, configure):
-    """The column may be a UUID, and the same user is no change."""
+    """The column may be a UUID; the same user again gets another cookie, and no more."""
     create_tables(engine, OfMember)
     browser = Browser(Application(engine, OfMember, configure=configure))
     userid = uuid.uuid4()
@@ -420,7 +420,18 @@ def test_user_with_a_uuid_for_an_id(engine, configure):
         dbsession.commit()
     log_in(browser, userid)
     assert user_of(browser) == userid
-    assert cookies_set(log_in(browser, uuid.UUID(str(userid)))) == []
+    browser.visit(lambda request: request.session.update(cart=["lamp"]))
+    assert len(cookies_set(log_in(browser, uuid.UUID(str(userid))))) == 1
+    assert browser.ask(dict) == {"cart": ["lamp"]}  # which another user would not see
+
+
+def test_time_of_the_login(engine, configure):
+    """Logging in is noted, since the user has just proved who they are."""
+    create_tables(engine, Full)
+    browser = Browser(Application(engine, configure=configure))
+    log_in(browser, 1)
+    assert browser.ask(lambda session: session.is_fresh(60))
+    assert browser.application.row().authenticated >= browser.application.row().created
 
 
 # Signing up.
