@@ -54,6 +54,14 @@ class Findings:
             self._has_warned = True
             log.warning(message)
 
+    def warn_of_doom(self) -> None:
+        """Tell that the transaction can't be committed any more."""
+        self.warn_once(
+            "Nothing of this session will be stored: the transaction was doomed before"
+            " the session was first used. If this is a test, its fixture dooms the"
+            " transaction: see the documentation on testing."
+        )
+
     def found_expired(self, row: Row, now: int) -> None:
         """Know a session that is over."""
         cause = expiry_of(self._config, row, now) or ""

@@ -17,14 +17,14 @@ from .answer import Answer
 from .conflicts import can_be_tried_again
 from .finder import Finder
 from .findings import Findings
-from .host import in_exception_view, short_transaction, will_be_retried
+from .host import in_exception_view, is_over, short_transaction, will_be_retried
 from .outcome import Decision
 from .outside import Outside
 from .session_config import SessionConfig
 from .state import State
 from .unit import Unit
 
-__all__ = ["Visit", "follow_up"]
+__all__ = ["Visit", "follow_up", "look"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -51,6 +51,10 @@ class Visit(Protocol):
 
     def go_in(self, unit: Unit, dbsession: DBSession) -> None:
         """Work in the unit's transaction, and bring in what was changed outside."""
+        ...
+
+    def expect_end(self) -> None:
+        """Make sure that what is changed outside is stored, or missed."""
         ...
 
 
@@ -85,6 +89,22 @@ def follow_up(visit: Visit) -> None:
             visit.finder.settle_for(visit.answer.take_staged())
         findings.expired.clear()
         findings.deferred = None
+
+
+def look(visit: Visit) -> State:
+    """Return what is stored, from a short transaction that does nothing else."""
+    finder, config, request = visit.finder, visit.config, visit.request
+    if not finder.tickets:
+        return State(config, None)
+    name = config.settings.dbsession_name
+    with short_transaction(request, name, commits=False) as (tm, dbsession):
+        config.table.connection(dbsession, options=finder.options)
+        state = finder.find(Unit.of(tm, tm.get()), dbsession)
+    if visit.findings.violated:
+        visit.expect_end()
+        if is_over(request):
+            follow_up(visit)
+    return state
 
 
 def _store(visit: Visit) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, NoReturn
+from uuid import UUID
 
 from .exceptions import TransactionRequiredError
 
@@ -12,6 +16,14 @@ TOO_LATE = (
     "the session cannot be changed here: the request's transaction is over and its"
     " response is made. Change it in the view, or in a new transaction:"
     " with request.tm: ..."
+)
+
+#: Types whose values can't change.
+CONSTANT = frozenset(
+    {
+        *(str, int, bool, bytes, float, complex, frozenset, type(None)),
+        *(date, datetime, time, timedelta, Decimal, UUID),
+    }
 )
 
 
@@ -44,19 +56,26 @@ class _Set(set[Any]):
         return set, (set(self),)
 
 
-def read_only(value: Any) -> Any:
+def read_only(value: Any, warn: Callable[[str], None]) -> Any:
     """Return the value as one that raises TransactionRequiredError when it's changed.
 
-    That's so for lists, dicts, sets and bytearrays, and in what they hold. Anything
-    else is returned as it is.
+    That's so for lists, dicts, sets and bytearrays, and in what they hold. Changes of
+    anything else can't be seen: there's a warning if it isn't a constant.
     """
     kind: type[Any] = type(value)
     if kind is list:
-        return _List(map(read_only, value))
+        return _List(read_only(each, warn) for each in value)
     if kind is dict:
-        return _Dict({key: read_only(each) for key, each in value.items()})
+        return _Dict({key: read_only(each, warn) for key, each in value.items()})
     if kind is set:
         return _Set(value)
     if kind is tuple:
-        return tuple(map(read_only, value))
-    return bytes(value) if kind is bytearray else value
+        return tuple(read_only(each, warn) for each in value)
+    if kind is bytearray:
+        return bytes(value)
+    if kind not in CONSTANT:
+        warn(
+            f"A {kind.__name__} is read from a session after the response was made:"
+            " changes of it would not be stored, and cannot be seen."
+        )
+    return value

@@ -166,7 +166,8 @@ class Session(SessionDict):
         Without ``allow_duplicate`` a message that is in the queue isn't added again.
         TypeError for what is no JSON value.
         """
-        _check_queue(queue)
+        if not isinstance(queue, str):
+            raise TypeError(f"the name of a flash queue is a str, not {queue!r}")
         message, queue = copy_message(msg), copy_message(queue)
         flash = self._write().flash
         if allow_duplicate or message not in flash.peek(queue):
@@ -287,11 +288,6 @@ class Session(SessionDict):
     def _require(self, feature: type[CSRF] | type[Userid]) -> None:
         if not self._config.has(feature):
             raise NotImplementedError(self._config.lacking(feature))
-
-
-def _check_queue(queue: object) -> None:
-    if not isinstance(queue, str):
-        raise TypeError(f"the name of a flash queue is a str, not {queue!r}")
 
 
 def _token_text(token: bytes) -> str:

@@ -21,7 +21,6 @@ class Visitor(Protocol):
     def request(self) -> Any: ...
     def read(self) -> State: ...
     def touch(self, state: State) -> State: ...
-    def use(self, state: State) -> None: ...
     def lend(self, state: State, value: Any) -> Any: ...
     def instance(self) -> Any: ...
     def persist(self) -> None: ...
@@ -60,14 +59,14 @@ class SessionDict(MutableMapping[Any, Any]):
         visit, state = self._begin(), self._read()
         state.data.codec.check_keys((key,))
         if state.data.has(key) and _is_same(state.data.content[key], value):
-            visit.use(state)
+            state.is_used = True
         else:
             visit.touch(state).data.set(key, value)
 
     def __delitem__(self, key: Any) -> None:
         visit, state = self._begin(), self._read()
         if not state.data.has(key):
-            visit.use(state)
+            state.is_used = True
             raise KeyError(key)
         visit.touch(state).data.pop(key)
 
@@ -128,7 +127,7 @@ class SessionDict(MutableMapping[Any, Any]):
             if not (state.data.has(key) and _is_same(state.data.content[key], value))
         }
         if not differing:
-            visit.use(state)
+            state.is_used = True
             return
         data = visit.touch(state).data
         for key, value in differing.items():
@@ -139,14 +138,14 @@ class SessionDict(MutableMapping[Any, Any]):
         visit, state = self._begin(), self._read()
         if state.data.has(key):
             return visit.touch(state).data.pop(key)
-        visit.use(state)
+        state.is_used = True
         return {}.pop(key, *default)
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
         """Return the value of a key, which becomes the default if it's missing."""
-        visit, state = self._begin(), self._read()
+        state = self._read()
         if state.data.has(key):
-            visit.use(state)
+            state.is_used = True
         else:
             self[key] = default
         return self[key]
@@ -157,14 +156,14 @@ class SessionDict(MutableMapping[Any, Any]):
         if state.data.all():
             self._write().data.replace({})
         else:
-            self._begin().use(state)
+            state.is_used = True
 
     def popitem(self) -> tuple[Any, Any]:
         """Remove and return the pair that was added last."""
         visit, state = self._begin(), self._read()
         content = state.data.all()
         if not content:
-            visit.use(state)
+            state.is_used = True
             raise KeyError("the session is empty")
         key = next(reversed(content))
         return key, visit.touch(state).data.pop(key)

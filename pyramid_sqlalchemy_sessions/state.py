@@ -73,6 +73,12 @@ class State:
             setattr(twin, name, value.copy() if is_own else value)
         return twin
 
+    def as_loaded(self) -> State:
+        """Return a state of the same row in which nothing was done so far."""
+        twin = State(self.config, self.loaded)
+        twin.late = self.late
+        return twin
+
     def become(self, other: State) -> None:
         """Hold what another state holds, which is not used any more."""
         vars(self).update(vars(other))

@@ -22,9 +22,8 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy import inspect as sqlalchemy_inspect
 from sqlalchemy.engine import Connection, CursorResult, Engine
-from sqlalchemy.exc import NoInspectionAvailable, StatementError
+from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Mapper, Session
 
 from .codec import JSON_CODEC, PICKLE_CODEC, Codec
@@ -40,6 +39,7 @@ from .columns import (
 )
 from .exceptions import ConfigurationError
 from .feature import Due
+from .mapping import column_of, mapper_of, python_type
 
 __all__ = ["Row", "Table"]
 
@@ -67,15 +67,15 @@ class Table:
             [Mapping[str, Any], ColumnElement[int]], ColumnElement[bool] | None
         ],
     ):
-        mapper = _mapper_of(model_class)
+        mapper = mapper_of(model_class)
         names = tuple(names)
-        columns = {name: _column(mapper, name) for name in names}
+        columns = {name: column_of(mapper, name) for name in names}
         self.model_class: type[Any] = model_class
         self.mapper: Mapper[Any] = mapper
         self.scalars: tuple[str, ...] = tuple(
             name for name in names if name not in DOCUMENTS
         )
-        if _python_type(columns["id"]) is not uuid.UUID:
+        if python_type(columns["id"]) is not uuid.UUID:
             raise ConfigurationError(
                 f"the column 'id' of the model {model_class.__qualname__} must be of"
                 " the type Uuid, as BaseMixin makes it"
@@ -328,32 +328,3 @@ def _run(
         exc.hide_parameters = True
         exc.params = None
         raise
-
-
-def _python_type(column: Any) -> Any:
-    try:
-        return column.type.python_type
-    except NotImplementedError:
-        return None
-
-
-def _mapper_of(model_class: type) -> Mapper[Any]:
-    try:
-        mapper: Mapper[Any] = sqlalchemy_inspect(model_class)
-    except NoInspectionAvailable as exc:
-        raise ConfigurationError(
-            f"model_class: {model_class.__qualname__} is not mapped; valid is a class"
-            " that has BaseMixin and a declarative base among its bases, and a"
-            " __tablename__"
-        ) from exc
-    return mapper
-
-
-def _column(mapper: Mapper[Any], name: str) -> Any:
-    column = mapper.columns.get(name)
-    if column is None or column.table is not mapper.local_table:
-        raise ConfigurationError(
-            f"model_class: {mapper.class_.__qualname__} must map {name!r} to a column"
-            " of its own table"
-        )
-    return column

@@ -125,9 +125,6 @@ class _Memory:
     def touch(self, state: State) -> State:
         return state
 
-    def use(self, state: State) -> None:
-        pass
-
     def lend(self, state: State, value: Any) -> Any:
         return value
 

@@ -21,6 +21,8 @@ from .participant import Participant
 from .session_config import SessionConfig
 from .settle import settle
 from .state import State
+from .table import Row
+from .upkeep import note_witnesses
 
 __all__ = ["Unit"]
 
@@ -47,11 +49,13 @@ class Unit:
         self.is_open: bool = True
         self.is_written: bool = False
         self._is_busy = False  # there may be something to do at the commit
+        self._has_hook = False
         # By model and id; the hash of an int is cheaper than that of a UUID.
         self._states: dict[Any, State] = {}
         self._dbsessions: dict[State, Session] = {}
         self._participants: list[Participant] = []
-        self._nested: dict[SessionTransaction, Any] = {}
+        #: From the dbsessions' savepoints to what there is to go back to.
+        self.nested: dict[SessionTransaction, Any] = {}
         #: Whether the application may have deleted rows.
         self.deletes: bool = False
         #: The mapped objects that were handed out, with what is known of their model.
@@ -76,54 +80,47 @@ class Unit:
 
     @classmethod
     def around(cls, dbsession: Session) -> Unit | None:
-        """Return the unit of the transaction that the dbsession is in, if it has one.
-
-        It has one if a web session was used in it.
-        """
+        """Return the unit of the dbsession's transaction, if it has one."""
         unit: Unit | None = dbsession.info.get(_KEY)
         return unit
 
     # States.
 
     def load(
-        self,
-        config: SessionConfig,
-        dbsession: Session,
-        key: uuid.UUID,
-        lock: bool = False,
+        self, config: SessionConfig, dbsession: Session, key: uuid.UUID, lock: bool
     ) -> State | None:
         """Return the state of the row with this id; None if there is none."""
         name = (config.table.model_class, key.int)
         state = self._states.get(name)
-        if state is None:
-            row, instance = config.table.load(dbsession, key, lock)
-            if row is None:
-                return None
-            state = self._add(name, State(config, row), dbsession)
-            if instance is not None:
-                self.instances[id(instance)] = (config, instance)
-        return state
+        if state is not None:
+            return state
+        row, instance = config.table.load(dbsession, key, lock)
+        if instance is not None:
+            self.instances[id(instance)] = (config, instance)
+        return self._add(name, config, row, dbsession)
 
     def read_again(
         self, config: SessionConfig, dbsession: Session, key: uuid.UUID
     ) -> State | None:
         """Return the state of the row as it is where the dbsession writes."""
-        name = (config.table.model_class, key.int)
         connection = config.table.connection(dbsession, writes=True)
         row = config.table.load_plain(connection, key, lock=False)
+        name = (config.table.model_class, key.int)
+        self._states.pop(name, None)
+        return self._add(name, config, row, dbsession)
+
+    def _add(
+        self, name: Any, config: SessionConfig, row: Row | None, dbsession: Session
+    ) -> State | None:
         if row is None:
-            self._states.pop(name, None)
             return None
-        return self._add(name, State(config, row), dbsession)
+        state = self._states[name] = State(config, row)
+        self._dbsessions[state] = dbsession
+        return state
 
     def add(self, state: State) -> None:
         """Take the state of a session that has no row yet."""
         self._states[id(state)] = state
-
-    def _add(self, name: Any, state: State, dbsession: Session) -> State:
-        self._states[name] = state
-        self._dbsessions[state] = dbsession
-        return state
 
     def dbsession_of(self, state: State) -> Session | None:
         """Return the dbsession that the state belongs to, None if it has none yet."""
@@ -131,11 +128,8 @@ class Unit:
 
     def states_of(self, model_class: type) -> list[State]:
         """Return the states of a model, those of new sessions included."""
-        return [
-            state
-            for state in self._states.values()
-            if state.config.table.model_class is model_class
-        ]
+        states = self._states.values()
+        return [each for each in states if each.config.table.model_class is model_class]
 
     def instance_of(self, state: State, dbsession: Session) -> Any:
         """Return the mapped object of a row: one for the whole transaction."""
@@ -167,7 +161,8 @@ class Unit:
                 "the session cannot be changed any more: its transaction is being"
                 " committed. Change it earlier, or in a new transaction"
             )
-        if not self._is_busy and self.transaction.status != COMMITTING:
+        if not self._has_hook and self.transaction.status != COMMITTING:
+            self._has_hook = True
             self.transaction.addBeforeCommitHook(self._join_dbsessions)
         self._is_busy = True
         self._dbsessions[state] = dbsession
@@ -239,7 +234,7 @@ class Unit:
                     return due
             return None
 
-        self._note_witnesses(state)
+        note_witnesses(state)
         outcome = settle(
             state,
             lambda: state.config.table.connection(dbsession, writes=True),
@@ -254,14 +249,6 @@ class Unit:
         for each in mine:
             again = outcome.again if each in keepers else None
             each.stage(outcome._replace(again=again))
-
-    def _note_witnesses(self, state: State) -> None:
-        config, row = state.config, state.loaded
-        is_another = row is None or state.values.get("userid") != row.get("userid")
-        if config.witnesses and is_another and state.by is not None:
-            for feature in config.witnesses:
-                columns, environ = config.table.columns, state.by.environ
-                state.assign(feature.note(environ, state.settings, columns))
 
     def _tell(self, state: State, outcome: Outcome, dbsession: Session) -> None:
         for told in events_of(state, outcome):
@@ -321,20 +308,6 @@ class Unit:
             participant.leave(committed)
 
     # Savepoints.
-
-    def nested_begun(self, nested: SessionTransaction) -> None:
-        """Remember what to go back to."""
-        self._nested[nested] = self.snapshot()
-
-    def nested_rolled_back(self, nested: SessionTransaction) -> None:
-        """Go back to what was there when the dbsession's savepoint was made."""
-        if nested in self._nested:
-            snapshot, self._nested[nested] = self._nested[nested], None
-            if snapshot is not None:  # not reported before
-                self.restore(snapshot)
-        else:  # the session was first used after the savepoint
-            self._nested[nested] = None
-            self.forget()
 
     def snapshot(self) -> tuple[Any, ...]:
         """Return what ``restore`` goes back to."""

@@ -13,7 +13,7 @@ from .settings import DefaultSettings
 from .state import State
 from .table import Row
 
-__all__ = ["Accepted", "due_for", "expiry_of", "verdict_on"]
+__all__ = ["Accepted", "due_for", "expiry_of", "note_witnesses", "verdict_on"]
 
 #: The tickets that were judged in a request, retries included, with what they were
 #: good for: the last rotation of the row. None: they came too late.
@@ -108,3 +108,13 @@ def _send_again(
                 use.ticket,
             )
     return due if due.changes or due.extend_to is not None else None
+
+
+def note_witnesses(state: State) -> None:
+    """Note what the request tells, if the session is new or has another user."""
+    config, row = state.config, state.loaded
+    is_another = row is None or state.values.get("userid") != row.get("userid")
+    if config.witnesses and is_another and state.by is not None:
+        for feature in config.witnesses:
+            columns, environ = config.table.columns, state.by.environ
+            state.assign(feature.note(environ, state.settings, columns))

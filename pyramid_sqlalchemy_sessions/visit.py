@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from .exceptions import TransactionRequiredError
 from .feature import Due, Use
 from .finder import Finder
 from .findings import Findings
-from .follow_up import follow_up
+from .follow_up import look
 from .host import (
     commits_after_exception_view,
     dbsession_of,
@@ -25,7 +24,6 @@ from .host import (
     in_exception_view,
     is_over,
     outer_requests,
-    short_transaction,
     transaction_of,
     vary_with,
 )
@@ -38,11 +36,6 @@ from .unit import Unit
 from .upkeep import due_for
 
 __all__ = ["Visit"]
-
-log: logging.Logger = logging.getLogger(__name__)
-
-#: Where the environ keeps what became of the tickets that were judged in the request.
-_ACCEPTED = "pyramid_sqlalchemy_sessions.accepted"
 
 
 class Visit:
@@ -100,17 +93,18 @@ class Visit:
         if not (state is self.state or self.outside.holds(state)):
             state = self._leave_blank(state)
         if state is self.state:
-            self._touch_inside(state)
+            assert self.unit is not None
+            self.unit.touch(state, self.dbsession)
+            if self.unit.was_doomed:
+                self.findings.warn_of_doom()
+        elif self._is_too_late():
+            raise TransactionRequiredError(TOO_LATE)
         else:
-            self._touch_outside()
+            self.expect_end()
         if state.loaded is None and state.by is None:
             state.by = self.request
         state.is_used = True
         return state
-
-    def use(self, state: State) -> None:
-        """Count as activity what changes nothing."""
-        state.is_used = True
 
     def lend(self, state: State, value: Any) -> Any:
         """Return a value that may be changed in place, so that it's looked at later."""
@@ -119,15 +113,9 @@ class Visit:
             if not self.unit.is_written:
                 self.unit.touch(state, self.dbsession)
         elif not self._is_too_late():
-            self._expect_end()
+            self.expect_end()
         else:
-            kind = type(value)
-            value = read_only(value)
-            if type(value) is kind and kind is not tuple:
-                self.config.warn_once(
-                    f"A {kind.__name__} is read from a session after the response was"
-                    " made: changes of it would not be stored, and cannot be seen."
-                )
+            return read_only(value, self.config.warn_once)
         return value
 
     def persist(self) -> None:
@@ -194,8 +182,7 @@ class Visit:
         """Work on the state, in the unit's transaction, from now on."""
         self.unit = unit
         self.state = self._present = state
-        self._base = State(self.config, state.loaded)
-        self._base.late = state.late
+        self._base = state.as_loaded()
         self.outside.leave(False)
         unit.enlist(self)
         is_kept = self.config.keepers or self.config.may_be_lasting
@@ -204,7 +191,7 @@ class Visit:
         if self._dbsession is not None:
             unit.watch(self._dbsession)
         if self.findings.violated:
-            self._expect_end()
+            self.expect_end()
         if self.outside.patches():
             unit.touch(state, self.dbsession)
             self.bring_in()
@@ -219,17 +206,6 @@ class Visit:
         unit.add(state)
         self.work_on(state, unit)
         return state
-
-    def _touch_inside(self, state: State) -> None:
-        unit = self.unit
-        assert unit is not None
-        unit.touch(state, self.dbsession)
-        if unit.was_doomed:
-            self.findings.warn_once(
-                "Nothing of this session will be stored: the transaction was doomed"
-                " before the session was first used. If this is a test, its fixture"
-                " dooms the transaction: see the documentation on testing."
-            )
 
     def go_in(self, unit: Unit, dbsession: DBSession) -> None:
         """Work in the unit's transaction, and bring in what was changed outside."""
@@ -248,33 +224,14 @@ class Visit:
         if failed and self.state and commits_after_exception_view(self.request):
             return self.state
         if self._base is None:
-            self._base = self._look()
+            self._base = look(self)
         start = self._base.begun()
         for patch in self.outside.patches():
             if patch.clash(start) is None:
                 patch.apply(start)
         return start
 
-    def _look(self) -> State:
-        """Return what is stored, from a transaction that does nothing else."""
-        if not self.finder.tickets:
-            return State(self.config, None)
-        name = self.config.settings.dbsession_name
-        with short_transaction(self.request, name, commits=False) as (tm, dbsession):
-            self.config.table.connection(dbsession, options=self.finder.options)
-            state = self.finder.find(Unit.of(tm, tm.get()), dbsession)
-        if self.findings.violated:
-            self._expect_end()
-            if is_over(self.request):
-                follow_up(self)
-        return state
-
-    def _touch_outside(self) -> None:
-        if self._is_too_late():
-            raise TransactionRequiredError(TOO_LATE)
-        self._expect_end()
-
-    def _expect_end(self) -> None:
+    def expect_end(self) -> None:
         """Make sure that what is changed outside is stored, or missed."""
         if self.unit is not None and self.state is not None:
             self.unit.touch(self.state, self.dbsession)
@@ -328,20 +285,11 @@ class Visit:
 
     def due(self, is_write: bool) -> Due | None:
         """Return what is due for the state."""
-        if (
-            self.state is None
-            or self.finder.ticket is None
-            or self.state.loaded is None
-        ):
+        state, ticket, now = self.state, self.finder.ticket, self.finder.now
+        if state is None or state.loaded is None or ticket is None:
             return None
-        use = Use(
-            self.finder.ticket,
-            self.finder.now,
-            self.config.clock(),
-            is_write,
-            rotates=self.state.is_rotated,
-        )
-        return due_for(self.state, use)
+        rotates, commit = state.is_rotated, self.config.clock()
+        return due_for(state, Use(ticket, now, commit, is_write, rotates=rotates))
 
     def defers(self, due: Due, error: DBAPIError | None) -> bool:
         """Tell whether that waits until after the commit, where it can fail no one."""
@@ -371,8 +319,7 @@ class Visit:
         self._base = None
         if committed:
             assert state is not None
-            self._base = State(self.config, state.loaded)
-            self._base.late = state.late
+            self._base = state.as_loaded()
             self.finder.settle_for(self.answer.take_staged())
         else:
             self.answer.staged = None

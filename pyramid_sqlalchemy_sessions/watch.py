@@ -54,7 +54,7 @@ def _after_transaction_create(
     if transaction.nested:
         unit = Unit.around(dbsession)
         if unit is not None:
-            unit.nested_begun(transaction)
+            unit.nested[transaction] = unit.snapshot()
 
 
 def _after_soft_rollback(dbsession: Session, previous: SessionTransaction) -> None:
@@ -68,10 +68,15 @@ def _after_soft_rollback(dbsession: Session, previous: SessionTransaction) -> No
         ended = ended.parent
     if ended is not previous and ended.is_active:
         return
-    if ended.nested:
-        unit.nested_rolled_back(ended)
-    else:
+    snapshot, unit.nested[ended] = unit.nested.get(ended, _FIRST_USED_IN_IT), None
+    if not ended.nested or snapshot is _FIRST_USED_IN_IT:
         unit.forget()
+    elif snapshot is not None:  # it was not reported before
+        unit.restore(snapshot)
+
+
+#: Stands for the snapshot of a savepoint after which the session was first used.
+_FIRST_USED_IN_IT: Any = object()
 
 
 def _before_flush(dbsession: Session, context: Any, instances: Any) -> None:

@@ -1,0 +1,42 @@
+"""What is asked of the mapping of a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import inspect as sqlalchemy_inspect
+from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.orm import Mapper
+
+from .exceptions import ConfigurationError
+
+__all__ = ["column_of", "mapper_of", "python_type"]
+
+
+def python_type(column: Any) -> Any:
+    try:
+        return column.type.python_type
+    except NotImplementedError:
+        return None
+
+
+def mapper_of(model_class: type) -> Mapper[Any]:
+    try:
+        mapper: Mapper[Any] = sqlalchemy_inspect(model_class)
+    except NoInspectionAvailable as exc:
+        raise ConfigurationError(
+            f"model_class: {model_class.__qualname__} is not mapped; valid is a class"
+            " that has BaseMixin and a declarative base among its bases, and a"
+            " __tablename__"
+        ) from exc
+    return mapper
+
+
+def column_of(mapper: Mapper[Any], name: str) -> Any:
+    column = mapper.columns.get(name)
+    if column is None or column.table is not mapper.local_table:
+        raise ConfigurationError(
+            f"model_class: {mapper.class_.__qualname__} must map {name!r} to a column"
+            " of its own table"
+        )
+    return column
