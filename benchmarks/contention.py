@@ -58,6 +58,7 @@ from sqlalchemy import Engine, bindparam, event, select, update
 from sqlalchemy.exc import DBAPIError
 
 from pyramid_sqlalchemy_sessions.cookie import Ticket
+from pyramid_sqlalchemy_sessions.feature import Due
 from tests.application import Application
 from tests.databases import Database
 from tests.stories.parallel import (
@@ -100,7 +101,11 @@ def _in_line(table: Any) -> Extend:
 
 
 def _guarded(table: Any) -> Extend:
-    extend: Extend = table.extend
+    def extend(connection: Any, key: Any, expire: int) -> bool:
+        done: bool = keep_up(connection, key, Due({}, {}, expire))
+        return done
+
+    keep_up = table.keep_up
     return extend
 
 
@@ -127,7 +132,7 @@ def _skip_locked(table: Any) -> Extend:
 
 
 def _savepoint(table: Any) -> Extend:
-    guarded: Extend = table.extend
+    guarded = _guarded(table)
 
     def extend(connection: Any, key: Any, expire: int) -> bool:
         savepoint = connection.begin_nested()
@@ -153,27 +158,30 @@ WAYS: dict[str, Callable[[Any], Extend]] = {
 
 def take(way: str, application: Application) -> None:
     """Let the application make its idle extensions in this way."""
-    table = application.registry.getUtility(ISessionFactory)._config.table
+    config = application.registry.getUtility(ISessionFactory).config
     is_late = way == "after commit"
-    extend = WAYS[way](table)
+    extend = WAYS[way](config.table)
 
-    def strict(connection: Any, key: Any, expire: int) -> bool:
-        # The library lets nobody fail who only reads, and that would hide what fails.
+    def keep_up(connection: Any, key: Any, due: Due) -> bool:
+        assert due.extend_to is not None
         try:
-            return extend(connection, key, expire)
+            return extend(connection, key, due.extend_to)
         except DBAPIError as exc:
+            if is_late:
+                raise
+            # The library doesn't let a read fail, and that would hide what fails.
             raise RetryableException from exc
 
-    table.may_conflict = lambda connection: is_late
-    table.extend = extend if is_late else strict
+    config.isolation.may_conflict = lambda connection: is_late
+    config.table.keep_up = keep_up
 
 
 def choice(engine: Engine) -> str:
     """Return the way that the library chooses for the engine's isolation level."""
     application = Application(engine, Contended, **SETTINGS)
-    table = application.registry.getUtility(ISessionFactory)._config.table
+    isolation = application.registry.getUtility(ISessionFactory).config.isolation
     with engine.connect() as connection:
-        return "after commit" if table.may_conflict(connection) else "guarded"
+        return "after commit" if isolation.may_conflict(connection) else "guarded"
 
 
 def round_trips(engine: Engine, prepare: Prepare | None) -> list[str]:

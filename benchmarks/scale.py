@@ -136,7 +136,7 @@ class Table:
 
     def collect(self) -> tuple[int, float]:
         """Delete the expired sessions; return how many, and the seconds."""
-        config = self._application.registry.getUtility(ISessionFactory)._config
+        config = self._application.registry.getUtility(ISessionFactory).config
         start = time.perf_counter()
         number = sum(delete_expired(self.engine, config))
         return number, time.perf_counter() - start

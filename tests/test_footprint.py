@@ -26,9 +26,9 @@ NEEDLESS = {
         f"{PACKAGE}.{name}"
         for name in (
             "check",
+            "check_findings",
             "collector",
             "command",
-            "findings",
             "gc",
             "retry",
             "schema",

@@ -874,6 +874,13 @@ def test_flash_and_pop_in_the_next_request(each_browser):
     assert each_browser.ask(lambda session: session.pop_flash()) == []
 
 
+def test_flash_the_same_in_the_next_request(each_browser):
+    """A message that repeats what the queue holds is kept, too."""
+    each_browser.ask(lambda session: session.flash("one"))
+    each_browser.ask(lambda session: session.flash("one"))
+    assert each_browser.ask(lambda session: session.pop_flash()) == ["one", "one"]
+
+
 def test_flash_queues(browser):
     """Each queue has its own messages."""
 

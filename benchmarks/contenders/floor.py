@@ -150,20 +150,8 @@ class Floor(PyramidContender):
 
 def _tables(metadata: MetaData, model: str) -> tuple[Table, Table | None]:
     """Return a table of the shape that the library's has, and perhaps one of users."""
-    table = Table(
-        "session",
-        metadata,
-        Column("id", Uuid, primary_key=True),
-        Column("created", BigInteger, nullable=False),
-        Column("version", Integer, nullable=False),
-        Column(
-            "data",
-            LargeBinary().with_variant(LONGBLOB(), "mysql", "mariadb"),
-            nullable=False,
-        ),
-        Column("flash", JSON, nullable=False),
-    )
     users = None
+    own: list[Column[Any]] = []
     if model == "user":
         users = Table(
             "user",
@@ -171,11 +159,28 @@ def _tables(metadata: MetaData, model: str) -> tuple[Table, Table | None]:
             Column("id", Integer, primary_key=True),
             Column("name", String(40), nullable=False),
         )
-        table.append_column(Column("userid", ForeignKey(users.c.id)))
+        own.append(Column("userid", ForeignKey(users.c.id)))
     elif model == "idle":
-        table.append_column(Column("idle_expire", BigInteger))
+        own.append(Column("idle_expire", BigInteger))
     elif model != "plain":
-        table.append_column(Column("userid", Integer))
+        own.append(Column("userid", Integer))
+    if model in ("user", "userid", "full"):
+        own.append(Column("authenticated", BigInteger))
     if model == "full":
-        table.append_column(Column("csrf_token", LargeBinary))
+        own.append(Column("csrf_token", LargeBinary))
+    binary = LargeBinary().with_variant(LONGBLOB(), "mysql", "mariadb")
+    table = Table(
+        "session",
+        metadata,
+        *own,
+        Column("id", Uuid, primary_key=True),
+        Column("created", BigInteger, nullable=False),
+        Column("flash", JSON, nullable=False),
+        Column("version", Integer, nullable=False),
+        Column("renewal_id", Uuid),
+        Column("rotated", BigInteger),
+        Column("rotated_from", Uuid),
+        Column("sent", BigInteger),
+        Column("data", binary, nullable=False),
+    )
     return table, users
