@@ -29,7 +29,6 @@ from .host import (
     in_subrequest,
     is_over,
     outer_requests,
-    phase_of,
     short_transaction,
     transaction_of,
     vary_with,
@@ -520,7 +519,7 @@ class Visit:
         follow_up(self)
 
     def _warn_of_manager(self) -> None:
-        request, manager = self.request, getattr(self.request, "tm", None)
+        manager = getattr(self.request, "tm", None)
         if not self.outside.patches():
             return
         if manager is None:
@@ -530,8 +529,9 @@ class Visit:
                 " own, whatever becomes of the application's. Do"
                 " config.include('pyramid_tm')."
             )
-        elif phase_of(request) is not Phase.EXCEPTION_VIEW and not getattr(
-            manager, "explicit", False
+        elif not (
+            getattr(manager, "explicit", False)
+            or self.outside.phases() <= {Phase.EXCEPTION_VIEW}
         ):
             self.config.warn_once(
                 "A session is being changed outside of the transaction of"
