@@ -136,6 +136,7 @@ HARMLESS = {
     "ATTEMPTS",  # how many there are
     "_name_of(exc)",  # that of its class
     "type(exc.orig).__name__",
+    "type(getattr(exc, 'orig', exc)).__name__",
     "kind.__name__",  # that of the class of a value
     "model_class.__qualname__",
     "setting.mixin",
