@@ -11,7 +11,6 @@ from .host import (
     end_abandoned,
     in_exception_view,
     in_subrequest,
-    phase_of,
     will_be_retried,
 )
 
@@ -77,7 +76,7 @@ def _make_way(visit: Visit) -> None:
 
 
 def _warn_of_manager(visit: Visit) -> None:
-    request, manager = visit.request, getattr(visit.request, "tm", None)
+    manager = getattr(visit.request, "tm", None)
     if not visit.outside.patches():
         return
     if manager is None:
@@ -87,8 +86,9 @@ def _warn_of_manager(visit: Visit) -> None:
             " whatever becomes of the application's. Do"
             " config.include('pyramid_tm')."
         )
-    elif phase_of(request) is not Phase.EXCEPTION_VIEW and not getattr(
-        manager, "explicit", False
+    elif not (
+        getattr(manager, "explicit", False)
+        or visit.outside.phases() <= {Phase.EXCEPTION_VIEW}
     ):
         visit.config.warn_once(
             "A session is being changed outside of the transaction of pyramid_tm: it"

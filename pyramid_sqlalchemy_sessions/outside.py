@@ -67,6 +67,10 @@ class Outside:
         patches = [each.patch() for each in self._segments]
         return [each for each in patches if each is not None]
 
+    def phases(self) -> set[Phase]:
+        """Return the phases in which that was changed."""
+        return {each.phase for each in self._segments if each.patch() is not None}
+
     def take_in(self) -> list[Patch]:
         """Return what isn't in the present transaction yet, which takes it in."""
         patches: list[Patch | None] = []

@@ -52,8 +52,6 @@ def settle(
     due = None
     if before is not None:
         due = due_for(state.is_used or changes is not None)
-        if due is not None and is_rotated:  # it replaces the cookie by itself
-            due = Due({}, {}, due.extend_to)
     if changes is not None:
         _update(state, connect(), changes, due, is_own_deletion)
         wrote = True

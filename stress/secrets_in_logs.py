@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import pickle
 import random
 import secrets
 import tempfile
@@ -212,7 +213,8 @@ class Deeds:
 
     def conflict(self, request: Any) -> None:
         request.session.get("a")
-        self.change(version=WebSession.version + 1)
+        data = pickle.dumps({"a": [self.secret()]}, 4)
+        self.change(version=WebSession.version + 1, data=data)
         self.write(request)
 
     def corrupt(self, request: Any) -> None:

@@ -250,7 +250,7 @@ def test_login_with_a_redirect(browser):
 
 
 def test_login_rotates(each_browser):
-    """Login gives the session another id, and its one cookie to the browser."""
+    """Login keeps the session, and gives another cookie to the browser."""
     each_browser.ask(lambda session: session.update(basket=["book"]))
     before, row = each_browser.cookie, each_browser.application.row()
     with Session(each_browser.application.engine) as dbsession:
@@ -259,7 +259,9 @@ def test_login_rotates(each_browser):
     response = log_in(each_browser)
     assert cookies_set(response) == [each_browser.cookie]
     assert each_browser.cookie != before
-    assert each_browser.application.row().id != row.id
+    after = each_browser.application.row()
+    assert after.id == row.id
+    assert after.renewal_id not in (None, row.renewal_id)
 
 
 def test_login_keeps_the_data(browser):

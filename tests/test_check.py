@@ -198,7 +198,7 @@ def test_all_is_well(run, engine):
     """A perfect application gets neither errors nor hints, and stays as it was."""
     report = run()
     assert (report.status, report.hint, report.error) == (0, [], [])
-    assert "table check_everything has the 27 columns of the model" in report.ok
+    assert "table check_everything has the 31 columns of the model" in report.ok
     assert "cookie __Host-session, Secure" in report.ok
     assert "timeouts idle_timeout is 600 seconds" in report.ok
     assert "CSRF tokens are kept by LegacySessionCSRFStoragePolicy" in report.ok
@@ -479,7 +479,8 @@ def test_columns_that_nobody_fills(run, engine):
         "ALTER TABLE check_json RENAME TO old",
         "CREATE TABLE check_json (legacy INTEGER NOT NULL, id CHAR(32) PRIMARY KEY NOT"
         " NULL, created BIGINT NOT NULL, version INTEGER NOT NULL, data JSON NOT NULL,"
-        " flash JSON NOT NULL, idle_expire BIGINT)",
+        " flash JSON NOT NULL, renewal_id CHAR(32), rotated BIGINT, rotated_from"
+        " CHAR(32), sent BIGINT, idle_expire BIGINT)",
     )
     (tenant,) = run(Demanding).error
     assert tenant.startswith("table the column tenant needs a default, or must be")

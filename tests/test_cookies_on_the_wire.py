@@ -429,11 +429,14 @@ def test_two_new_sessions_have_different_cookies(browser):
         lambda request: setattr(request.session, "userid", 5),
     ],
 )
-def test_changed_id_is_one_new_cookie(browser, view):
-    """When the id changes the response has exactly one cookie, with the new one."""
+def test_changed_ids_are_one_new_cookie(browser, view):
+    """When an id changes the response has exactly one cookie, with the new one."""
     browser.visit(write)
+    before = browser.cookie
     ((_, value, _),) = set_cookies(browser.visit(view))
-    assert OURS.loads(value) == browser.application.row().id.bytes
+    row = browser.application.row()
+    ids = [each.bytes for each in (row.id, row.renewal_id) if each]
+    assert OURS.loads(value) == b"".join(ids) != OURS.loads(before)
 
 
 def test_cookie_set_by_the_application_is_not_touched(lite_browser):
@@ -1016,30 +1019,37 @@ def test_violation_and_a_new_session(violated):
 
 
 def test_cookie_with_an_age_is_sent_again(make_browser):
-    """Whenever the idle extension is stored the cookie goes out again."""
+    """When a tenth of its age has passed the cookie goes out again."""
     browser = make_browser(Timed, cookie_max_age=500, **IDLE)
     browser.visit(write)
-    expire = browser.application.row().idle_expire
-    age(browser, idle_expire=expire - 100)
+    row = browser.application.row()
+    expire = row.idle_expire
+    age(browser, idle_expire=expire - 100, sent=row.sent - 50)
     response = browser.visit(read)
     ((_, value, attributes),) = set_cookies(response)
     assert OURS.loads(value) == browser.application.row().id.bytes
     assert "Max-Age=500" in attributes
     assert browser.application.row().idle_expire >= expire
+    assert browser.application.row().sent >= row.sent
 
 
 def test_cookie_with_an_age_is_not_sent_again_for_nothing(make_browser):
-    """Where no extension is stored the cookie does not go out."""
-    browser = make_browser(Timed, cookie_max_age=500, extension_delay=600, **IDLE)
+    """Before that it does not, whatever is extended."""
+    browser = make_browser(Timed, cookie_max_age=500, **IDLE)
     browser.visit(write)
+    row = browser.application.row()
+    age(browser, idle_expire=row.idle_expire - 100, sent=row.sent - 40)
     assert set_cookies(browser.visit(read)) == []
+    assert browser.application.row().idle_expire >= row.idle_expire
+    assert browser.application.row().sent == row.sent - 40
 
 
 def test_cookie_with_an_age_is_not_sent_again_by_a_failed_request(make_browser):
-    """Where the extension is not committed the cookie does not go out."""
+    """Where that is not committed the cookie does not go out."""
     browser = make_browser(Timed, configure=catching, cookie_max_age=500, **IDLE)
     browser.visit(write)
-    age(browser, idle_expire=browser.application.row().idle_expire - 100)
+    row = browser.application.row()
+    age(browser, idle_expire=row.idle_expire - 100, sent=row.sent - 100)
     assert set_cookies(browser.visit(write_and_fail, status=503)) == []
 
 

@@ -133,7 +133,11 @@ def test_spellings() -> None:
 #: What log calls put into their lines. None of it comes from a client, or is a secret.
 HARMLESS = {
     "message",  # one of the literals that SessionConfig.warn_once is called with
+    "ATTEMPTS",  # how many there are
     "_name_of(exc)",  # that of its class
+    "type(exc.orig).__name__",
+    "type(getattr(exc, 'orig', exc)).__name__",
+    "kind.__name__",  # that of the class of a value
     "model_class.__qualname__",
     "setting.mixin",
     "setting.name",
@@ -141,6 +145,9 @@ HARMLESS = {
     "number",
     "seconds",
 }
+
+#: StaleDataErrors, of the library or of SQLAlchemy, which tell columns and tables.
+STALE = {("follow_up.py", "exc")}
 
 
 def log_calls() -> list[tuple[str, ast.Call]]:
@@ -165,7 +172,9 @@ def test_log_lines_are_made_of_literals() -> None:
         text, *arguments = call.args
         assert isinstance(text, ast.Constant) or ast.unparse(text) in HARMLESS, place
         for argument in arguments:
-            assert ast.unparse(argument) in HARMLESS, (place, ast.unparse(argument))
+            name = ast.unparse(argument)
+            is_stale = (place.partition(":")[0], name) in STALE
+            assert is_stale or name in HARMLESS, (place, name)
 
 
 def test_warnings_are_literals() -> None:
@@ -175,7 +184,11 @@ def test_warnings_are_literals() -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and "warn_once" in ast.unparse(node.func):
                 found += 1
-                assert [type(argument) for argument in node.args] == [ast.Constant]
+                (text,) = node.args
+                parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+                for part in parts:
+                    is_text = isinstance(part, ast.Constant)
+                    assert is_text or ast.unparse(part.value) in HARMLESS
     assert found >= 2
 
 

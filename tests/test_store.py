@@ -37,7 +37,6 @@ from pyramid_sqlalchemy_sessions import (
     ConfigIdleMixin,
     ConfigurationError,
     IdleMixin,
-    InconsistentDataError,
     JSONDataMixin,
     RenewalMixin,
     SessionStore,
@@ -354,13 +353,18 @@ def test_what_is_too_large(stores, clock):
         assert store.get(id) == {"a": "x"}
 
 
-def test_a_row_that_contradicts_the_settings(stores, timed):
-    """It is an error as in a request, whoever sent the cookie."""
+def test_a_row_from_before_the_timeout(stores, timed):
+    """It has no expiry, and is alive; a change of its data gives it one."""
     id = put(stores, Timed, idle_expire=None)
     with stores.begin(timed) as store:
-        for ask in (lambda: store.get(id), lambda: store.open(cookie(id))):
-            with pytest.raises(InconsistentDataError, match="idle_expire is NULL"):
-                ask()
+        assert store.get(id) == store.open(cookie(id)).data == {"a": 1}
+        assert store.delete_expired() == 0
+    (row,) = rows(stores, Timed)
+    assert row.idle_expire is None
+    with stores.begin(timed) as store:
+        store.set(id, {"a": 2})
+    (row,) = rows(stores, Timed)
+    assert row.idle_expire > NOW
 
 
 # Cookies.

@@ -175,12 +175,29 @@ class TestRolledBack:
         def view(request):
             request.session["a"] += 1
             # As another request would, which cannot run at the same time here.
-            statement = text("UPDATE full_session SET version = version + 1")
-            request.dbsession.execute(statement)
+            statement = "UPDATE full_session SET version = version + 1, userid = 5"
+            request.dbsession.execute(text(statement))
 
         with pytest.raises(StaleDataError):
             browser.visit(view)
-        assert rival.ask(dict) == {"a": 1}
+        assert rival.ask(lambda session: (dict(session), session.userid)) == (
+            {"a": 1},
+            None,
+        )
+
+    def test_merged_writes(self, application, connection):
+        """What is no conflict of two requests is merged here, too."""
+        browser = Browser(application)
+        browser.visit(lambda r: r.session.update(a=1))
+
+        def view(request):
+            request.session["a"] += 1
+            statement = "UPDATE full_session SET version = version + 1, csrf_token = :t"
+            request.dbsession.execute(text(statement), {"t": bytes(20)})
+
+        browser.visit(view)
+        token = "A" * 27 + "="
+        assert browser.ask(lambda s: (dict(s), s.get_csrf_token())) == ({"a": 2}, token)
 
     def test_silence(self, application, connection, caplog):
         """The library has no reason to warn."""
