@@ -219,11 +219,12 @@ _TAGS: tuple[tuple[type[Any], str, Callable[[Any], Any], Callable[[Any], Any]], 
         lambda text: base64.b64decode(text, validate=True),
     ),
 )
+_BASES: tuple[type[Any], ...] = (int, float, list, dict)
 _FROM_JSON = {tag: from_json for _, tag, _, from_json in _TAGS}
 
 
 def _tagged(value: Any, depth: int = 0) -> Any:
-    """Return what JSON can hold in place of the value."""
+    """Return what JSON can hold in place of the value, so many levels deep in it."""
     kind: type[Any] = type(value)
     if kind is str or value is None or kind is bool or kind is float:
         return value
@@ -235,19 +236,23 @@ def _tagged(value: Any, depth: int = 0) -> Any:
     if kind is list:
         return [_tagged(each, depth + 1) for each in value]
     if kind is tuple:
-        return {"$tuple": [_tagged(each, depth + 1) for each in value]}
+        return {"$tuple": [_tagged(each, depth + 2) for each in value]}
     if kind is dict:
         if not all(type(key) is str for key in value):
             items = [[key, each] for key, each in value.items()]
-            return {"$items": _tagged(items, depth)}
-        tagged = {key: _tagged(each, depth + 1) for key, each in value.items()}
-        return {"$dict": tagged} if _is_tag(tagged) else tagged
+            return {"$items": _tagged(items, depth + 1)}
+        if _is_tag(value):
+            return {"$dict": {k: _tagged(each, depth + 2) for k, each in value.items()}}
+        return {key: _tagged(each, depth + 1) for key, each in value.items()}
     for known, tag, to_json, _ in _TAGS:
         if kind is known:
             return {tag: to_json(value)}
-    # Subclasses, of str, say, come back as what they are to JSON.
-    if isinstance(value, (str, int, float, list, dict)):
-        return _tagged(json.loads(json_text(value)), depth)
+    # Subclasses come back as what they are to JSON.
+    if isinstance(value, str):
+        return str.__str__(value)  # str() of an enum's member says more
+    for base in _BASES:
+        if isinstance(value, base):
+            return _tagged(base(value), depth)
     raise TypeError(f"Object of type {kind.__name__} is not JSON serializable")
 
 

@@ -16,12 +16,13 @@ from sqlalchemy import (
     LargeBinary,
     SmallInteger,
     String,
+    TypeDecorator,
     Uuid,
     text,
 )
 from sqlalchemy.dialects.mysql import MEDIUMBLOB, TINYBLOB
 from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.types import BLOB
 
 from .exceptions import InconsistentDataError
@@ -29,7 +30,6 @@ from .exceptions import InconsistentDataError
 __all__ = [
     "MYSQL",
     "SMALL_PACKET",
-    "UNREADABLE",
     "Limit",
     "Rule",
     "cannot_be_read",
@@ -40,15 +40,6 @@ __all__ = [
     "rules_of",
 ]
 
-#: What the type of a column, or a driver, raises when it meets what it cannot read.
-UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    DBAPIError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 _NOT_NULL = frozenset({"created", "data", "flash", "version"})
 # Seconds since the epoch have ten digits until the year 2286, milliseconds thirteen.
 _LATEST = 10**11 - 1
@@ -132,9 +123,12 @@ def cannot_be_read(name: str, type_name: str) -> InconsistentDataError:
 def is_unreadable(error: Exception) -> bool:
     """Tell whether the error may be about a value, not about the database.
 
-    Of the drivers only that of SQLite looks at values: a text must be UTF-8.
+    A type of the application's own may raise anything. Of the drivers only that of
+    SQLite looks at values: a text must be UTF-8.
     """
-    return not isinstance(error, DBAPIError) or "Could not decode" in str(error.orig)
+    if isinstance(error, DBAPIError):
+        return "Could not decode" in str(error.orig)
+    return not isinstance(error, SQLAlchemyError)
 
 
 class Limit(NamedTuple):
@@ -147,10 +141,13 @@ class Limit(NamedTuple):
 
 
 def limits_of(columns: Mapping[str, Any], dialect: Dialect) -> tuple[Limit, ...]:
-    """Return the limits of those columns whose values come from the application."""
+    """Return the limits of those columns whose values come from the application.
+
+    Those of the application's own types aren't known: what they store may be shorter.
+    """
     limits: list[Limit] = []
     for name in _GIVEN:
-        if name in columns:
+        if name in columns and not isinstance(columns[name].type, TypeDecorator):
             column_type = columns[name].type.dialect_impl(dialect)
             length = _length(column_type, dialect)
             lowest, highest = _bounds(column_type, dialect)

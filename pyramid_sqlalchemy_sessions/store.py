@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, delete, false, insert, select, true
 from sqlalchemy.orm import Session as DBSession
 
 from .collector import delete_expired
-from .columns import UNREADABLE, is_unreadable
+from .columns import is_unreadable
 from .cookie import Ticket
 from .events import SessionCreatedEvent
 from .exceptions import InconsistentDataError
@@ -169,7 +169,7 @@ class SessionStore(StoreBase):
         )
         try:
             return list(self._dbsession.scalars(statement).unique())
-        except UNREADABLE as exc:
+        except Exception as exc:
             if not is_unreadable(exc):
                 raise
             # Not chained: some of these errors quote what is in the row.

@@ -28,7 +28,6 @@ from sqlalchemy.orm import Mapper, Session
 
 from .codec import JSON_CODEC, PICKLE_CODEC, Codec
 from .columns import (
-    UNREADABLE,
     Limit,
     cannot_be_read,
     check_row,
@@ -198,7 +197,7 @@ class Table:
         try:
             result = dbsession.execute(statement, {self._id: key})
             instance = result.unique().scalar_one_or_none()
-        except UNREADABLE as exc:
+        except Exception as exc:
             if is_unreadable(exc):
                 self._explain(connection, key)
             raise
@@ -219,7 +218,7 @@ class Table:
         statement = self._select_locked if lock else self._select
         try:
             values = _run(connection, statement, {self._id: key}).first()
-        except UNREADABLE as exc:
+        except Exception as exc:
             if is_unreadable(exc):
                 self._explain(connection, key)
             raise
@@ -235,7 +234,9 @@ class Table:
             try:
                 statement = select(self.columns[rule.name]).where(self._is_row)
                 _run(connection, statement, {self._id: key}).first()
-            except UNREADABLE:
+            except Exception as exc:
+                if not is_unreadable(exc):
+                    raise
                 # Not chained: some of these errors quote what is in the row.
                 raise cannot_be_read(rule.name, rule.type_name) from None
 
