@@ -308,7 +308,7 @@ class Queues:
     def may_differ(self) -> bool:
         """Whether the column has to hold anything else than it does."""
         if self._cleared or self._pushed:
-            return bool(self.raw != self._pushed)
+            return bool(self.raw != self.encode())
         return not self._popped.isdisjoint(self.raw)
 
     def encode(self) -> dict[str, list[Any]]:
