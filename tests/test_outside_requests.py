@@ -124,12 +124,20 @@ def test_worker(samples, application, production):
 
     def overtaken(request):
         request.session["a"] += 1
-        key = request.session.instance.id
+        key = request.session.id
         elsewhere(samples.finish_report, make_dbsession, factory, key, "/other.pdf")
 
+    browser.visit(overtaken)
+    assert browser.ask(dict) == {"a": 2, "report": "/other.pdf"}
+
+    def reading(request):
+        request.session["last"] = request.session["report"]
+        key = request.session.id
+        elsewhere(samples.finish_report, make_dbsession, factory, key, "/last.pdf")
+
     with pytest.raises(StaleDataError):
-        browser.visit(overtaken)
-    assert browser.ask(dict) == {"a": 1, "report": "/other.pdf"}
+        browser.visit(reading)
+    assert browser.ask(dict) == {"a": 2, "report": "/last.pdf"}
 
 
 # The websocket.
@@ -174,6 +182,19 @@ def test_websocket(samples, chat, sqlite_engine):
             one.receive_text()
         two.send_text("bye")
         assert two.receive_text() == "User 8 says bye"
+
+
+@pytest.mark.parametrize("userid", [None, 9])
+def test_websocket_of_another_user(samples, chat, sqlite_engine, userid):
+    """A session that keeps its id while its user changes is cut off as well."""
+    application = Application(sqlite_engine, samples.WebSession)
+    (alice,) = browsers(application, 7)
+    with connect(chat, alice) as websocket:
+        alice.visit(lambda request: setattr(request.session, "userid", userid))
+        assert len(application.rows()) == 1
+        websocket.send_text("still here?")
+        with pytest.raises(WebSocketDisconnect):
+            websocket.receive_text()
 
 
 def test_websocket_refuses(samples, chat, sqlite_engine):
