@@ -747,7 +747,7 @@ def test_without_the_migration(engine: Engine) -> None:
 
 
 def test_foreign_keys_are_kept(migrations: Migrations, engine: Engine) -> None:
-    """On a migrated table, what refers to the session still does when that is rotated."""
+    """On a migrated table, what refers to a session stays with it when it rotates."""
     if engine.dialect.name == "sqlite":
         event.listen(
             engine,
