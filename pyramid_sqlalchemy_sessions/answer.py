@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .config import SessionConfig
 from .cookie import Ticket, vary_on_cookie
 from .outcome import Decision
+from .session_config import SessionConfig
 
 __all__ = ["Answer"]
 

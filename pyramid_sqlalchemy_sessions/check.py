@@ -18,12 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from .check_findings import Finding, error, hint, ok
 from .collector import can_expire
 from .command import PREFIX, factory_of, make_parser, run, summary
-from .config import TIMEOUTS, SessionConfig
 from .features.csrf import CSRF
 from .host import dbsession_of
 from .retry import PYRAMID_TM, TWEEN
 from .schema import findings_of_database
 from .session import SessionFactory
+from .session_config import TIMEOUTS, SessionConfig
 from .settings import SETTINGS
 
 __all__ = ["main"]

@@ -44,6 +44,8 @@ class Use:
     is_write: bool
     #: Whether it may extend the session, or start to renew it.
     extends: bool = True
+    #: Whether it rotates the session, which sends another cookie.
+    rotates: bool = False
 
 
 class Due(NamedTuple):

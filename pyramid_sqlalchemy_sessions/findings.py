@@ -10,9 +10,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session as DBSession
 
 from .after_commit import tell
-from .config import SessionConfig
 from .events import RenewalViolationEvent, SessionExpiredEvent, SessionRevokedEvent
 from .feature import Due
+from .session_config import SessionConfig
 from .settings import DefaultSettings
 from .table import Row
 from .upkeep import expiry_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from sqlalchemy.exc import DBAPIError
@@ -14,16 +14,17 @@ from sqlalchemy.orm import Session as DBSession
 from sqlalchemy.orm.exc import StaleDataError
 
 from .answer import Answer
-from .config import SessionConfig
 from .conflicts import can_be_tried_again
-from .cookie import Ticket
+from .finder import Finder
 from .findings import Findings
 from .host import in_exception_view, short_transaction, will_be_retried
 from .outcome import Decision
 from .outside import Outside
+from .session_config import SessionConfig
+from .state import State
 from .unit import Unit
 
-__all__ = ["follow_up"]
+__all__ = ["Visit", "follow_up"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -43,16 +44,13 @@ class Visit(Protocol):
     request: Any
     answer: Answer
     findings: Findings
+    finder: Finder
     outside: Outside
-    ticket: Ticket | None
-    options: Mapping[str, Any]
+    unit: Unit | None
+    state: State | None
 
     def go_in(self, unit: Unit, dbsession: DBSession) -> None:
         """Work in the unit's transaction, and bring in what was changed outside."""
-        ...
-
-    def settle_for(self, decision: Decision | None) -> None:
-        """Take for granted what the browser is going to have."""
         ...
 
 
@@ -84,7 +82,7 @@ def follow_up(visit: Visit) -> None:
             log.debug("A session was not extended or deleted: %s", name)
             visit.answer.staged = None
         else:
-            visit.settle_for(visit.answer.take_staged())
+            visit.finder.settle_for(visit.answer.take_staged())
         findings.expired.clear()
         findings.deferred = None
 
@@ -95,14 +93,14 @@ def _store(visit: Visit) -> None:
         _transact(visit, _bring_in)
     except StaleDataError as exc:
         log.error("Changes of a session are lost: %s.", exc)
-    except DBAPIError as exc:
+    except Exception as exc:
         if not can_be_tried_again(exc):
             raise
         log.error(
             "Changes of a session are lost: in %s attempts other requests were in the"
             " way (%s).",
             ATTEMPTS,
-            type(exc.orig).__name__,
+            type(getattr(exc, "orig", exc)).__name__,
         )
     visit.outside.clear()
 
@@ -116,11 +114,13 @@ def _transact(visit: Visit, work: Work, attempts: int = ATTEMPTS) -> None:
                 tm,
                 dbsession,
             ):
-                table, options = visit.config.table, visit.options
+                table, options = visit.config.table, visit.finder.options
                 table.connection(dbsession, writes=True, options=options)
                 work(visit, Unit.of(tm, tm.get()), dbsession)
             return
-        except DBAPIError as exc:
+        except StaleDataError:  # nothing in it would change
+            raise
+        except Exception as exc:
             if attempt == attempts or not can_be_tried_again(exc):
                 raise
         time.sleep(random.uniform(0, DELAY * 2**attempt))
@@ -143,8 +143,8 @@ def _keep_up(visit: Visit, unit: Unit, dbsession: DBSession) -> None:
     if findings.deferred is not None:
         key, due, settings = findings.deferred
         if table.keep_up(connection, key, due) and due.ticket is not None:
-            visit.answer.stage(Decision(due.ticket, settings))
+            visit.answer.stage(Decision(due.ticket, settings, is_again=True))
     settings_of_expired = findings.delete_expired(connection, dbsession)
-    if settings_of_expired is not None and visit.ticket is None:
-        if visit.answer.decision is None:
-            visit.answer.stage(Decision(None, settings_of_expired))
+    is_all = visit.finder.ticket is None and visit.answer.decision is None
+    if settings_of_expired is not None and is_all:
+        visit.answer.stage(Decision(None, settings_of_expired))

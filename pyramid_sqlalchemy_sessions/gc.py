@@ -15,8 +15,8 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from .collector import can_expire, count_expired, delete_expired
 from .command import factory_of, make_parser, run
-from .config import SessionConfig
 from .host import dbsession_of
+from .session_config import SessionConfig
 
 __all__ = ["main"]
 

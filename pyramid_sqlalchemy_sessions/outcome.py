@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .config import SessionConfig
 from .cookie import Ticket
 from .events import (
     SessionCreatedEvent,
@@ -12,6 +11,7 @@ from .events import (
     SessionRevokedEvent,
     SessionRotatedEvent,
 )
+from .session_config import SessionConfig
 from .settings import DefaultSettings
 from .state import End, State
 from .table import Row
@@ -43,6 +43,9 @@ class Decision(NamedTuple):
 
     ticket: Ticket | None
     settings: DefaultSettings
+    #: Whether the cookie that the request came with stays good: this one is the same,
+    #: or a candidate, which only counts once a browser has sent it.
+    is_again: bool = False
 
 
 def decide(config: SessionConfig, outcome: Outcome) -> Decision | None:
@@ -54,7 +57,7 @@ def decide(config: SessionConfig, outcome: Outcome) -> Decision | None:
     settings = config.settings_of(after)
     if outcome.before is None or outcome.is_rotated:
         return Decision(Ticket(after["id"], after["renewal_id"]), settings)
-    return outcome.again and Decision(outcome.again, settings)
+    return outcome.again and Decision(outcome.again, settings, is_again=True)
 
 
 def events_of(state: State, outcome: Outcome) -> list[SessionEvent]:

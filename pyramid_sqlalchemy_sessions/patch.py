@@ -6,7 +6,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from .documents import DocumentPatch, QueuesPatch
+from .document import DocumentPatch
+from .queues import QueuesPatch
 from .state import End, State
 
 __all__ = ["Patch"]

@@ -10,8 +10,14 @@ from typing import Any
 from pyramid.config import Configurator
 from pyramid.settings import aslist
 from pyramid.tweens import EXCVIEW
+from zope.interface import directlyProvidedBy, noLongerProvides
 
-from .conflicts import WAS_LOST, can_be_tried_again, was_lost_before_commit
+from .conflicts import (
+    WAS_LOST,
+    can_be_tried_again,
+    may_have_committed,
+    was_lost_before_commit,
+)
 from .exceptions import ConfigurationError
 
 try:
@@ -32,7 +38,8 @@ def includeme(config: Configurator) -> None:
     them, and it does not get to say so if an exception view answers an error of the
     commit. A tween around pyramid_tm marks those too: conflicts of sessions, of
     PostgreSQL, of MariaDB and MySQL with any driver and with Galera, SQLite's
-    "database is locked", and connections that were lost before the commit.
+    "database is locked", and connections that were lost before the commit. It takes the
+    mark from errors that have to do with a commit which may have succeeded.
 
     Between attempts a random time passes, up to ``retry.delay`` seconds (0.05) before
     the second attempt and twice as long before each following one, but never more than
@@ -88,6 +95,15 @@ def _mark(request: Any, error: BaseException | None) -> None:
         assert pyramid_retry is not None
         pyramid_retry.mark_error_retryable(error)
         request.environ[WAS_LOST] = was_lost_before_commit(error)
+    elif may_have_committed(error):
+        _unmark(error)
+
+
+def _unmark(error: BaseException | None) -> None:
+    # pyramid_tm has asked zope.sqlalchemy, which only looks at the driver's error.
+    assert pyramid_retry is not None
+    if pyramid_retry.IRetryableError in directlyProvidedBy(error):
+        noLongerProvides(error, pyramid_retry.IRetryableError)
 
 
 class _BackOff:

@@ -12,7 +12,7 @@ from sqlalchemy.types import TypeEngine
 
 from .check_findings import Finding, error, hint, ok
 from .columns import MYSQL, SMALL_PACKET
-from .config import SessionConfig
+from .session_config import SessionConfig
 
 __all__ = ["findings_of_database"]
 

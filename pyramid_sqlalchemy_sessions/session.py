@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 from uuid import UUID
 
 from pyramid.interfaces import ISession, ISessionFactory
 from zope.interface import implementer
 
 from .codec import copy_message
-from .config import SessionConfig, factory_args_from_settings
+from .config import factory_args_from_settings
 from .exceptions import InconsistentDataError
 from .features.csrf import CSRF
 from .features.userid import Userid, userid_for
 from .host import csrf_key_of
 from .identifiers import TOKEN_SIZE, new_token
 from .serializer import Serializer
+from .session_config import SessionConfig
+from .session_dict import SessionDict, Visitor
 from .session_settings import SessionSettings
 from .settings import DefaultSettings
 from .state import State
@@ -31,25 +33,9 @@ __all__ = [
     "session_factory_from_settings",
 ]
 
-#: Types whose values can't change, and are equal only if they are stored alike.
-_PLAIN = frozenset({str, int, bool, bytes, type(None)})
-
-
-class Visitor(Protocol):
-    """What the session needs to know where to read and to write."""
-
-    @property
-    def request(self) -> Any: ...
-    def read(self) -> State: ...
-    def touch(self, state: State) -> State: ...
-    def use(self, state: State) -> None: ...
-    def lend(self, state: State, value: Any) -> Any: ...
-    def instance(self) -> Any: ...
-    def persist(self) -> None: ...
-
 
 @implementer(ISession)
-class Session(MutableMapping[Any, Any]):
+class Session(SessionDict):
     """A web session: a dict that is stored with the request's transaction.
 
     Nothing happens before the first use, and nothing is written before the commit.
@@ -62,146 +48,11 @@ class Session(MutableMapping[Any, Any]):
     another request has changed what this one has read or changed.
     """
 
-    __slots__ = ("_config", "_settings", "_visit", "_visitor")
+    __slots__ = ("_settings",)
 
     def __init__(self, config: SessionConfig, visitor: Callable[[], Visitor]):
-        self._config = config
-        self._visitor = visitor
-        self._visit: Visitor | None = None
+        super().__init__(config, visitor)
         self._settings: SessionSettings | None = None
-
-    def _begin(self) -> Visitor:
-        """The only lazy point: here the cookie is read and the row is loaded."""
-        visit = self._visit
-        if visit is None:
-            visit = self._visit = self._visitor()
-        return visit
-
-    def _read(self) -> State:
-        return self._begin().read()
-
-    def _write(self) -> State:
-        visit = self._begin()
-        return visit.touch(visit.read())
-
-    # The dict.
-
-    def __getitem__(self, key: Any) -> Any:
-        state = self._read()
-        value = state.data.get(key)
-        return value if type(value) in _PLAIN else self._begin().lend(state, value)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        visit, state = self._begin(), self._read()
-        state.data.codec.check_keys((key,))
-        if state.data.has(key) and _is_same(state.data.content[key], value):
-            visit.use(state)
-        else:
-            visit.touch(state).data.set(key, value)
-
-    def __delitem__(self, key: Any) -> None:
-        visit, state = self._begin(), self._read()
-        if not state.data.has(key):
-            visit.use(state)
-            raise KeyError(key)
-        visit.touch(state).data.pop(key)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._read().data.all())
-
-    def __len__(self) -> int:
-        return len(self._read().data.all())
-
-    def __contains__(self, key: object) -> bool:
-        return self._read().data.has(key)
-
-    def __reversed__(self) -> Iterator[Any]:
-        return iter(reversed(self._read().data.all()))
-
-    def __bool__(self) -> bool:
-        return bool(self._read().data.all())
-
-    def __repr__(self) -> str:
-        return f"<session of {self._config.table.model_class.__qualname__}>"
-
-    def __or__(self, other: Any) -> dict[Any, Any]:
-        return (
-            self.copy() | dict(other) if isinstance(other, Mapping) else NotImplemented
-        )
-
-    def __ror__(self, other: Any) -> dict[Any, Any]:
-        return (
-            dict(other) | self.copy() if isinstance(other, Mapping) else NotImplemented
-        )
-
-    def __ior__(self, other: Any) -> Session:
-        self.update(other)
-        return self
-
-    def __json__(self, request: Any = None) -> dict[Any, Any]:
-        """Return what Pyramid's JSON renderer shows."""
-        return self.copy()
-
-    def __deepcopy__(self, memo: Any) -> NoReturn:
-        raise TypeError(
-            "a session can't be copied; copy what it holds: copy.deepcopy(dict(session))"
-        )
-
-    def copy(self) -> dict[Any, Any]:
-        """Return a dict with the same keys and values."""
-        return dict(self)
-
-    def update(self, *args: Any, **kw: Any) -> None:
-        """Take over all pairs of a mapping, or of an iterable of pairs."""
-        changes = dict(*args, **kw)
-        visit, state = self._begin(), self._read()
-        state.data.codec.check_keys(changes)
-        differing = {
-            key: value
-            for key, value in changes.items()
-            if not (state.data.has(key) and _is_same(state.data.content[key], value))
-        }
-        if not differing:
-            visit.use(state)
-            return
-        data = visit.touch(state).data
-        for key, value in differing.items():
-            data.set(key, value)
-
-    def pop(self, key: Any, *default: Any) -> Any:
-        """Remove a key and return its value, or the default if it's missing."""
-        visit, state = self._begin(), self._read()
-        if state.data.has(key):
-            return visit.touch(state).data.pop(key)
-        visit.use(state)
-        return {}.pop(key, *default)
-
-    def setdefault(self, key: Any, default: Any = None) -> Any:
-        """Return the value of a key, which becomes the default if it's missing."""
-        visit, state = self._begin(), self._read()
-        if state.data.has(key):
-            visit.use(state)
-        else:
-            self[key] = default
-        return self[key]
-
-    def clear(self) -> None:
-        """Remove all keys. Flash messages, user and CSRF token stay."""
-        state = self._read()
-        if state.data.all():
-            self._write().data.replace({})
-        else:
-            self._begin().use(state)
-
-    def popitem(self) -> tuple[Any, Any]:
-        """Remove and return the pair that was added last."""
-        visit, state = self._begin(), self._read()
-        content = state.data.all()
-        if not content:
-            visit.use(state)
-            raise KeyError("the session is empty")
-        key = next(reversed(content))
-        return key, visit.touch(state).data.pop(key)
 
     @property
     def model_class(self) -> type[Any]:
@@ -436,12 +287,6 @@ class Session(MutableMapping[Any, Any]):
     def _require(self, feature: type[CSRF] | type[Userid]) -> None:
         if not self._config.has(feature):
             raise NotImplementedError(self._config.lacking(feature))
-
-
-def _is_same(present: Any, value: Any) -> bool:
-    """Tell whether this is the very value that is there, as far as a glance tells."""
-    kind: type[Any] = type(value)
-    return kind in _PLAIN and type(present) is kind and bool(present == value)
 
 
 def _check_queue(queue: object) -> None:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-import keyword
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Generic, TypeVar
-
-from pyramid.settings import falsey, truthy
+from typing import Any, TypeVar
 
 from .exceptions import ConfigurationError
+from .setting_kinds import (
+    AUTO_FLAG,
+    DOMAIN,
+    FLAG,
+    IDENTIFIER,
+    NAME,
+    PATH,
+    PERCENT,
+    PREFIX4,
+    PREFIX6,
+    SAMESITE,
+    SECONDS,
+    SHORT,
+    SHORT_OR_ZERO,
+    Kind,
+    optional,
+    shown,
+    suggest,
+)
 
 __all__ = (
     "SETTINGS",
@@ -22,145 +37,12 @@ __all__ = (
     "suggest",
 )
 
+
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind(Generic[_T]):
-    """What a setting may hold, in words and as code.
-
-    `convert` takes ini text or a Python value. The ValueError that it raises is without
-    words: `valid` has them.
-    """
-
-    valid: str
-    convert: Callable[[object], _T]
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError
-    return value.strip()
-
-
-def _matching(pattern: str, valid: str) -> _Kind[str]:
-    def convert(value: object) -> str:
-        text = _text(value)
-        if not re.fullmatch(pattern, text):
-            raise ValueError
-        return text
-
-    return _Kind(valid, convert)
-
-
-def _whole_number(low: int, high: int, unit: str) -> _Kind[int]:
-    def convert(value: object) -> int:
-        # int() alone would take "1_000", "+5" and the digits of other scripts.
-        if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value.strip()):
-            value = int(value)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int)
-            or not low <= value <= high
-        ):
-            raise ValueError
-        return int(value)
-
-    return _Kind(f"a whole number ({unit}) from {low} to {high}", convert)
-
-
-def _optional(kind: _Kind[_T]) -> _Kind[_T | None]:
-    def convert(value: object) -> _T | None:
-        if value is None or (
-            isinstance(value, str) and value.strip().lower() in ("", "none")
-        ):
-            return None
-        return kind.convert(value)
-
-    return _Kind(f"{kind.valid}, or None", convert)
-
-
-def _identifier_text(value: object) -> str:
-    text = _text(value)
-    if not text.isidentifier() or keyword.iskeyword(text):
-        raise ValueError
-    return text
-
-
-def _flag_value(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    text = _text(value).lower()
-    if text not in truthy and text not in falsey:
-        raise ValueError
-    return text in truthy
-
-
-def _auto_flag_value(value: object) -> bool | None:
-    if value is None or (isinstance(value, str) and value.strip().lower() == "auto"):
-        return None
-    return _flag_value(value)
-
-
-def _samesite_text(value: object) -> str | None:
-    spellings = {"lax": "Lax", "strict": "Strict", "none": "None", "": None}
-    text = "" if value is None else _text(value).lower()
-    if text not in spellings:
-        raise ValueError
-    return spellings[text]
-
-
-def _domain_text(value: object) -> str:
-    text = _text(value)
-    if len(text) > 255 or not re.fullmatch(r"\.?[\w-]+(\.[\w-]+)*", text, re.ASCII):
-        raise ValueError
-    # Browsers read a host whose last label is a number as an IPv4 address (WHATWG URL,
-    # "ends in a number"), and an address has no domain to share a cookie with.
-    if re.fullmatch("[0-9]+|0[xX][0-9a-fA-F]*", text.rpartition(".")[2]):
-        raise ValueError
-    return text
-
-
-# A token of RFC 6265. WebOb refuses a leading $ and the names of its attributes.
-_COOKIE_NAME = (
-    r"(?!\$)"
-    r"(?!(?i:comment|domain|expires|httponly|max-age|path|samesite|secure)\Z)"
-    r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+"
-)
-# WebOb fails on all other characters, or replaces them by a backslash and digits, so
-# that the browser would keep a cookie for a path or domain that does not exist and
-# never send it back.
-_SENDABLE = r"A-Za-z0-9!#$%&'()*+\-./:<=>?@\[\]^_`{|}~"
-_SENDABLE_WORDS = 'ASCII characters other than control characters and " , ; \\'
-
-_IDENTIFIER = _Kind("a Python identifier", _identifier_text)
-_NAME = _matching(
-    _COOKIE_NAME,
-    "a cookie name of RFC 6265 (ASCII letters, digits and !#$%&'*+-.^_`|~) that neither"
-    " starts with $ nor is the name of a cookie attribute",
-)
-_PATH = _matching(
-    rf"/[ {_SENDABLE}]{{0,254}}",
-    f"a path that starts with / and has up to 255 {_SENDABLE_WORDS}",
-)
-_DOMAIN = _Kind(
-    "a host name of 1 to 255 ASCII letters, digits, hyphens and dots, such as"
-    " example.com (no http://, no port, no IP address)",
-    _domain_text,
-)
-_FLAG = _Kind("true or false", _flag_value)
-_AUTO_FLAG = _Kind("true, false or auto", _auto_flag_value)
-_SAMESITE = _Kind("Lax, Strict, None or empty", _samesite_text)
-_SECONDS = _whole_number(1, 100_000_000, "seconds")
-_SHORT = _whole_number(1, 32767, "seconds")
-_SHORT_OR_ZERO = _whole_number(0, 32767, "seconds")
-_PERCENT = _whole_number(1, 100, "percent")
-_PREFIX4 = _whole_number(0, 32, "bits")
-_PREFIX6 = _whole_number(0, 128, "bits")
-
-
 def _setting(
-    default: _T, kind: _Kind[_T], mixin: str | None = None, runtime: str | None = None
+    default: _T, kind: Kind[_T], mixin: str | None = None, runtime: str | None = None
 ) -> _T:
     return field(
         default=default,
@@ -191,37 +73,33 @@ class DefaultSettings:
     The constructor checks nothing; `parse_settings` does.
     """
 
-    dbsession_name: str = _setting("dbsession", _IDENTIFIER)
-    cookie_name: str = _setting("session", _NAME)
-    cookie_max_age: int | None = _setting(
-        None, _optional(_SECONDS), runtime=_OWN_COOKIE
-    )
-    cookie_path: str = _setting("/", _PATH, runtime=_OWN_COOKIE)
-    cookie_domain: str | None = _setting(None, _optional(_DOMAIN), runtime=_OWN_COOKIE)
-    cookie_secure: bool | None = _setting(None, _AUTO_FLAG, runtime=_OWN_COOKIE)
-    cookie_httponly: bool = _setting(True, _FLAG, runtime=_OWN_COOKIE)
-    cookie_samesite: str | None = _setting("Lax", _SAMESITE)
-    cookie_partitioned: bool = _setting(False, _FLAG)
-    idle_timeout: int | None = _setting(
-        None, _optional(_SECONDS), "IdleMixin", _OWN_IDLE
-    )
+    dbsession_name: str = _setting("dbsession", IDENTIFIER)
+    cookie_name: str = _setting("session", NAME)
+    cookie_max_age: int | None = _setting(None, optional(SECONDS), runtime=_OWN_COOKIE)
+    cookie_path: str = _setting("/", PATH, runtime=_OWN_COOKIE)
+    cookie_domain: str | None = _setting(None, optional(DOMAIN), runtime=_OWN_COOKIE)
+    cookie_secure: bool | None = _setting(None, AUTO_FLAG, runtime=_OWN_COOKIE)
+    cookie_httponly: bool = _setting(True, FLAG, runtime=_OWN_COOKIE)
+    cookie_samesite: str | None = _setting("Lax", SAMESITE)
+    cookie_partitioned: bool = _setting(False, FLAG)
+    idle_timeout: int | None = _setting(None, optional(SECONDS), "IdleMixin", _OWN_IDLE)
     absolute_timeout: int | None = _setting(
-        None, _optional(_SECONDS), "AbsoluteMixin", "ConfigAbsoluteMixin"
+        None, optional(SECONDS), "AbsoluteMixin", "ConfigAbsoluteMixin"
     )
     renewal_timeout: int | None = _setting(
-        None, _optional(_SECONDS), "RenewalMixin", _OWN_RENEWAL
+        None, optional(SECONDS), "RenewalMixin", _OWN_RENEWAL
     )
-    renewal_try_every: int = _setting(5, _SHORT, "RenewalMixin", _OWN_RENEWAL)
+    renewal_try_every: int = _setting(5, SHORT, "RenewalMixin", _OWN_RENEWAL)
     # Of no mixin: a rotation, which every model has, leaves requests on their way, too.
-    renewal_grace: int = _setting(60, _SHORT_OR_ZERO)
+    renewal_grace: int = _setting(60, SHORT_OR_ZERO)
     extension_delay: int | None = _setting(
-        None, _optional(_SHORT), "IdleMixin", _OWN_IDLE
+        None, optional(SHORT), "IdleMixin", _OWN_IDLE
     )
-    extension_chance: int = _setting(100, _PERCENT, "IdleMixin", _OWN_IDLE)
-    extension_deadline: int = _setting(1, _SHORT, "IdleMixin", _OWN_IDLE)
-    last_seen_delay: int = _setting(300, _SHORT, "LastSeenMixin")
-    client_address_prefix4: int = _setting(24, _PREFIX4, "ClientAddressMixin")
-    client_address_prefix6: int = _setting(48, _PREFIX6, "ClientAddressMixin")
+    extension_chance: int = _setting(100, PERCENT, "IdleMixin", _OWN_IDLE)
+    extension_deadline: int = _setting(1, SHORT, "IdleMixin", _OWN_IDLE)
+    last_seen_delay: int = _setting(300, SHORT, "LastSeenMixin")
+    client_address_prefix4: int = _setting(24, PREFIX4, "ClientAddressMixin")
+    client_address_prefix6: int = _setting(48, PREFIX6, "ClientAddressMixin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,23 +231,3 @@ def _spelled(name: str, value: object, prefix: str | None) -> str:
     if prefix is None:
         return shown(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def suggest(name: str, known: Sequence[str], prefix: str = "") -> str:
-    """Return a hint for an unknown name: the most similar known one, or else all."""
-    from difflib import get_close_matches  # only errors need it
-
-    similar = get_close_matches(name.lower(), known, n=1)
-    if similar:
-        return f"did you mean {prefix}{similar[0]}?"
-    return f"known are {', '.join(prefix + name for name in known)}"
-
-
-def shown(value: object) -> str:
-    """Return the repr of a value for an error message, in 100 characters at most."""
-    try:
-        text = repr(value)
-    except Exception:
-        # Users' own classes, and integers of more than 4300 digits.
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 100 else f"{text[:99]}…"

@@ -50,7 +50,7 @@ def settle(
             wrote = True
     changes = None if before is None else _changes(state)
     due = None
-    if before is not None and not is_rotated:
+    if before is not None:
         due = due_for(state.is_used or changes is not None)
     if changes is not None:
         _update(state, connect(), changes, due, is_own_deletion)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .config import SessionConfig
-from .documents import MISSING, Document, Queues
+from .document import MISSING, Document
 from .identifiers import new_id
+from .queues import Queues
+from .session_config import SessionConfig
 from .settings import DefaultSettings
 from .table import Row
 

@@ -3,50 +3,36 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from pyramid.threadlocal import get_current_registry, get_current_request
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    delete,
-    false,
-    insert,
-    literal,
-    null,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import ColumnElement, delete, false, insert, select, true
 from sqlalchemy.orm import Session as DBSession
-from sqlalchemy.orm import scoped_session
 
-from .after_commit import is_heard, tell
 from .collector import delete_expired
 from .columns import UNREADABLE, is_unreadable
-from .config import SessionConfig
 from .cookie import Ticket
-from .events import SessionCreatedEvent, SessionEvent, SessionRevokedEvent
-from .exceptions import ConfigurationError, InconsistentDataError
+from .events import SessionCreatedEvent
+from .exceptions import InconsistentDataError
 from .feature import Verdict
 from .features.renewal import judge
-from .features.userid import Userid
 from .session import Session, SessionFactory
 from .settle import born
 from .state import State
-from .unit import Unit
-from .upkeep import expiry_of
+from .store_base import (
+    StoreBase,
+    config_of,
+    expired_by_now,
+    is_of,
+    key_of,
+    session_id,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 __all__ = ["AsyncSessionStore", "SessionStore", "StoredSession"]
-
-
-#: Objects that the dbsession has are left alone.
-_BY_ROW = {"synchronize_session": False}
 
 
 @dataclass(frozen=True)
@@ -63,41 +49,27 @@ class StoredSession:
     data: dict[Any, Any] = field(repr=False)
 
 
-class SessionStore:
+class SessionStore(StoreBase):
     """The sessions of a factory, by their ids, in the transaction of a dbsession.
 
     Nothing is committed: that is for whoever began the transaction, and a rollback
-    takes back all that was done. Each method makes one statement unless it says
-    otherwise. In a request that uses its session in the same transaction, both see and
-    add to the same values. As in a request, InconsistentDataError is raised for a row
-    that contradicts the settings, or that another program has spoilt.
+    takes back all that was done. Ids are UUIDs or their texts; anything else names no
+    session. A user's id is converted as ``session.userid`` does it. Each method makes
+    one statement unless it says otherwise. In a request that uses its session in the
+    same transaction, both see and add to the same values. As in a request,
+    InconsistentDataError is raised for a row that another program has spoilt.
 
     ``factory`` is what ``get_session_factory`` or ``session_factory_from_settings``
     returns; that of an application is ``registry.queryUtility(ISessionFactory)``.
     Raises ConfigurationError for any other.
     """
 
-    def __init__(
-        self,
-        dbsession: DBSession | scoped_session[DBSession],
-        factory: SessionFactory,
-    ):
-        if isinstance(dbsession, scoped_session):
-            dbsession = dbsession()
-        if not isinstance(dbsession, DBSession):
-            raise TypeError(
-                "SessionStore takes an SQLAlchemy Session, not"
-                f" {type(dbsession).__name__}; for an AsyncSession there is"
-                " AsyncSessionStore"
-            )
-        self._dbsession = dbsession
-        self._config = _config_of(factory)
-
     # One session.
 
-    def get(self, id: uuid.UUID) -> dict[Any, Any] | None:
+    def get(self, id: uuid.UUID | str) -> dict[Any, Any] | None:
         """Return a copy of the session's dict, None if it is not there or expired."""
-        state = self._load(id)
+        key = session_id(id)
+        state = None if key is None else self._load(key)
         return None if state is None else state.data.copy().content
 
     def create(self, data: Mapping[Any, Any]) -> uuid.UUID:
@@ -114,7 +86,7 @@ class SessionStore:
         self._tell(SessionCreatedEvent, key, row.get("userid"))
         return key
 
-    def set(self, id: uuid.UUID, data: Mapping[Any, Any]) -> None:
+    def set(self, id: uuid.UUID | str, data: Mapping[Any, Any]) -> None:
         """Replace the session's dict, and let its idle timeout begin anew.
 
         A request that has loaded the session and writes to it later is refused. Raises
@@ -125,19 +97,25 @@ class SessionStore:
         document.replace(data)
         raw = document.encode()  # before anything is changed: it may raise
         self._refuse_excess({"data": raw})
-        known = self._known(id)
-        if known is None:
-            is_there = self._update(id, raw)
+        key = session_id(id)
+        known = None if key is None else self._known(key)
+        if key is None:
+            is_there = False
+        elif known is None:
+            is_there = self._update(key, raw)
         else:
             is_there = self._replace(known, document.copy().content)
         if not is_there:
             raise KeyError("there is no session with this id")
 
-    def delete(self, id: uuid.UUID) -> bool:
+    def delete(self, id: uuid.UUID | str) -> bool:
         """End the session; tell whether it was there."""
-        if self._known(id) is not None:
-            return self._end_known(lambda each: _key_of(each) == id) == 1
-        return self._delete(self._columns["id"] == id) == 1
+        key = session_id(id)
+        if key is None:
+            return False
+        if self._known(key) is not None:
+            return self._end_known(lambda each: key_of(each) == key) == 1
+        return self._delete(self._columns["id"] == key) == 1
 
     def open(self, cookie_value: str | bytes | None) -> StoredSession | None:
         """Return the session that the value of a cookie stands for.
@@ -173,14 +151,15 @@ class SessionStore:
 
         The newest is the first. The library's columns are for reading. None is nobody,
         and has no sessions. (OWASP ASVS 5.0, 7.5.2: users can view their sessions.)
-        Raises ConfigurationError if the model has no UseridMixin.
+        Raises ConfigurationError if the model has no UseridMixin, TypeError if that
+        can't be the id of a user.
         """
-        self._require_userid()
+        userid = self._userid_for(userid)
         if userid is None:
             return []
         columns = self._columns
-        is_users = self._is_unknown() & (columns["userid"] == userid)
-        known = [_key_of(each) for each in self._all_known() if _is_of(each, userid)]
+        is_users = self._is_unknown() & self._is_users(userid)
+        known = [key_of(each) for each in self._all_known() if is_of(each, userid)]
         if known:
             is_users |= columns["id"].in_(known)
         statement = (
@@ -200,7 +179,9 @@ class SessionStore:
                 " revoke_user()"
             ) from None
 
-    def revoke_user(self, userid: Any, keep: Session | uuid.UUID | None = None) -> int:
+    def revoke_user(
+        self, userid: Any, keep: Session | uuid.UUID | str | None = None
+    ) -> int:
         """End the sessions of a user; return how many there were.
 
         ``keep`` is the one that stays: "log out my other devices" is
@@ -210,20 +191,20 @@ class SessionStore:
         a password.)
 
         None is nobody, and has no sessions. Raises ConfigurationError if the model has
-        no UseridMixin, ValueError if the session to keep is of another model.
+        no UseridMixin, TypeError if that can't be the id of a user, ValueError if the
+        session to keep is of another model.
         """
-        self._require_userid()
+        userid = self._userid_for(userid)
         key = self._key_to_keep(keep)
         if userid is None:
             return 0
-        columns = self._columns
-        is_meant = columns["userid"] == userid
+        is_meant = self._is_users(userid)
         if key is not None:
-            is_meant &= columns["id"] != key
+            is_meant &= self._columns["id"] != key
         return self._end(
             is_meant,
             lambda each: (
-                _is_of(each, userid) and (key is None or each.values["id"] != key)
+                is_of(each, userid) and (key is None or each.values["id"] != key)
             ),
         )
 
@@ -250,162 +231,6 @@ class SessionStore:
             self._execute(delete(self._model).where(false()))
         return number
 
-    @property
-    def expired(self) -> ColumnElement[bool]:
-        """The SQL for "this session has expired by now", for queries of your own.
-
-        Timeouts that sessions have of their own count. It is true or false, never NULL.
-        """
-        return _expired(self._config)
-
-    # How that is done.
-
-    @property
-    def _model(self) -> type[Any]:
-        return self._config.table.model_class
-
-    @property
-    def _columns(self) -> dict[str, Any]:
-        return self._config.table.columns
-
-    def _by_column(self, values: Mapping[str, Any]) -> dict[Any, Any]:
-        return {self._columns[name]: value for name, value in values.items()}
-
-    def _refuse_excess(self, values: dict[str, Any]) -> None:
-        table = self._config.table
-        table.refuse_excess(table.connection(self._dbsession), values)
-
-    def _execute(self, statement: Any) -> int:
-        """Execute what changes rows; return how many it changed.
-
-        It is a statement of the ORM, because of those zope.sqlalchemy is told.
-        """
-        result: Any = self._dbsession.execute(statement, execution_options=_BY_ROW)
-        number: int = result.rowcount
-        return number
-
-    def _rows(self, statement: Any) -> Sequence[Any]:
-        return self._dbsession.execute(statement, execution_options=_BY_ROW).all()
-
-    def _load(self, key: uuid.UUID) -> State | None:
-        """Return the state of a session that is there and has not expired."""
-        state = self._known(key)
-        if state is None:
-            table = self._config.table
-            row = table.load_plain(table.connection(self._dbsession), key, False)
-            state = None if row is None else State(self._config, row)
-        if state is None or state.loaded is None:
-            return None
-        row = {**state.loaded, **state.values}
-        is_over = expiry_of(self._config, row, self._config.clock())
-        return None if is_over else state
-
-    def _update(self, key: uuid.UUID, raw: Any) -> bool:
-        """Replace the dict of a row; tell whether it is there and alive."""
-        config, columns = self._config, self._columns
-        values = {"data": raw, "version": columns["version"] + 1}
-        now = literal(config.clock(), BigInteger)
-        for feature in config.features:
-            values.update(feature.extended(columns, config.settings, now))
-        statement = update(self._model).where(columns["id"] == key, ~self.expired)
-        return self._execute(statement.values(self._by_column(values))) == 1
-
-    def _end(
-        self, condition: ColumnElement[bool], is_meant: Callable[[State], bool]
-    ) -> int:
-        """End sessions, those of a request by their states, all others by their rows.
-
-        Returns how many there were.
-        """
-        return self._delete(condition & self._is_unknown()) + self._end_known(is_meant)
-
-    def _delete(self, condition: ColumnElement[bool]) -> int:
-        """End sessions by their rows; return how many there were.
-
-        If somebody wants to be told of each, that takes a statement more where the
-        database does not say what it deletes.
-        """
-        statement = delete(self._model).where(condition)
-        if not is_heard(get_current_registry(), SessionRevokedEvent):
-            return self._execute(statement)
-        key, userid = self._columns["id"], self._columns.get("userid", null())
-        connection = self._config.table.connection(self._dbsession)
-        if connection.dialect.delete_returning:
-            rows = self._rows(statement.returning(key, userid))
-        else:
-            rows = self._rows(select(key, userid).where(condition).with_for_update())
-            keys = [row[0] for row in rows]
-            self._execute(delete(self._model).where(key.in_(keys)))
-        for ended in rows:
-            self._tell(SessionRevokedEvent, *ended)
-        return len(rows)
-
-    def _tell(self, kind: type[SessionEvent], key: uuid.UUID, userid: Any) -> None:
-        """Send an event after the commit."""
-        fingerprint = self._config.cookie.fingerprint(key)
-        told = kind(get_current_request(), fingerprint, userid, "store")
-        tell(self._dbsession, get_current_registry(), told)
-
-    def _require_userid(self) -> None:
-        if not self._config.has(Userid):
-            raise ConfigurationError(self._config.lacking(Userid))
-
-    def _key_to_keep(self, keep: Session | uuid.UUID | None) -> uuid.UUID | None:
-        """Return the id of the session that stays."""
-        if keep is None or isinstance(keep, uuid.UUID):
-            return keep
-        if not isinstance(keep, Session):
-            raise TypeError(
-                "keep is a session, such as request.session, or the id of one, not"
-                f" {type(keep).__name__}"
-            )
-        if keep.model_class is not self._model:
-            raise ValueError(
-                f"the session to keep is a {keep.model_class.__qualname__}, and this"
-                f" store has sessions of {self._model.__qualname__}"
-            )
-        return keep.id
-
-    # What a request has changed in the same transaction, and will store at its end.
-
-    def _all_known(self) -> list[State]:
-        unit = Unit.around(self._dbsession)
-        return [] if unit is None else unit.states_of(self._model)
-
-    def _known(self, key: uuid.UUID) -> State | None:
-        """Return the state of a session that is known, also if it was ended."""
-        return next((each for each in self._all_known() if _was(each, key)), None)
-
-    def _is_unknown(self) -> ColumnElement[bool]:
-        keys = [key for each in self._all_known() for key in _keys_of(each)]
-        return self._columns["id"].not_in(keys) if keys else true()
-
-    def _touch(self, known: State) -> None:
-        unit = Unit.around(self._dbsession)
-        assert unit is not None
-        unit.touch(known, self._dbsession)
-        known.is_used = True
-
-    def _replace(self, known: State, data: Mapping[Any, Any]) -> bool:
-        """Replace the dict of a state; tell whether it's alive."""
-        if self._load(known.values["id"]) is None:
-            return False
-        self._touch(known)
-        known.data.replace(data)
-        known.is_forced = True
-        return True
-
-    def _end_known(self, is_meant: Callable[[State], bool]) -> int:
-        """End sessions by their states; return how many have a row."""
-        number = 0
-        for state in self._all_known():
-            # A new one that wasn't changed is not going to be stored anyway.
-            if (state.loaded is not None or state.is_used) and is_meant(state):
-                number += state.loaded is not None
-                self._touch(state)
-                state.end(get_current_request(), "store")
-        return number
-
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -430,9 +255,9 @@ class AsyncSessionStore:
             )
         self._dbsession = dbsession
         self._factory = factory
-        self._config = _config_of(factory)
+        self._config = config_of(factory)
 
-    async def get(self, id: uuid.UUID) -> dict[Any, Any] | None:
+    async def get(self, id: uuid.UUID | str) -> dict[Any, Any] | None:
         """Return a copy of the session's dict, None if it is not there or expired."""
         return await self._run(SessionStore.get, id)
 
@@ -440,11 +265,11 @@ class AsyncSessionStore:
         """Store a new session with this dict, and return its id."""
         return await self._run(SessionStore.create, data)
 
-    async def set(self, id: uuid.UUID, data: Mapping[Any, Any]) -> None:
+    async def set(self, id: uuid.UUID | str, data: Mapping[Any, Any]) -> None:
         """Replace the session's dict, and let its idle timeout begin anew."""
         await self._run(SessionStore.set, id, data)
 
-    async def delete(self, id: uuid.UUID) -> bool:
+    async def delete(self, id: uuid.UUID | str) -> bool:
         """End the session; tell whether it was there."""
         return await self._run(SessionStore.delete, id)
 
@@ -457,7 +282,7 @@ class AsyncSessionStore:
         return await self._run(SessionStore.of_user, userid)
 
     async def revoke_user(
-        self, userid: Any, keep: Session | uuid.UUID | None = None
+        self, userid: Any, keep: Session | uuid.UUID | str | None = None
     ) -> int:
         """End the sessions of a user; return how many there were."""
         return await self._run(SessionStore.revoke_user, userid, keep)
@@ -466,14 +291,14 @@ class AsyncSessionStore:
         """End all sessions; return how many there were."""
         return await self._run(SessionStore.delete_all)
 
-    async def delete_expired(self, limit: int | None = None) -> int:
+    async def deleteexpired_by_now(self, limit: int | None = None) -> int:
         """Delete what has expired, ``limit`` sessions at the most; return how many."""
         return await self._run(SessionStore.delete_expired, limit)
 
     @property
     def expired(self) -> ColumnElement[bool]:
         """The SQL for "this session has expired by now", for queries of your own."""
-        return _expired(self._config)
+        return expired_by_now(self._config)
 
     async def _run(
         self,
@@ -485,36 +310,3 @@ class AsyncSessionStore:
             return method(SessionStore(dbsession, self._factory), *args, **kw)
 
         return await self._dbsession.run_sync(run)
-
-
-def _config_of(factory: SessionFactory) -> SessionConfig:
-    if not isinstance(factory, SessionFactory):
-        raise ConfigurationError(
-            "factory must be a session factory of pyramid_sqlalchemy_sessions, as"
-            " get_session_factory() makes it, not"
-            f" {type(factory).__name__}"
-        )
-    return factory.config
-
-
-def _expired(config: SessionConfig) -> ColumnElement[bool]:
-    expired = config.expired(config.clock())
-    return false() if expired is None else expired
-
-
-def _is_of(state: State, userid: Any) -> bool:
-    return bool(state.values["userid"] == userid)
-
-
-def _key_of(state: State) -> uuid.UUID | None:
-    return None if state.loaded is None else state.values["id"]
-
-
-def _keys_of(state: State) -> list[uuid.UUID]:
-    """Return the ids of the rows that the state stands for, or has ended."""
-    rows = [state.loaded, *(end.row for end in state.ended)]
-    return [row["id"] for row in rows if row is not None]
-
-
-def _was(state: State, key: uuid.UUID) -> bool:
-    return key in _keys_of(state)

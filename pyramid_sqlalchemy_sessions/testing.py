@@ -13,11 +13,11 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import class_mapper, registry, sessionmaker
 from sqlalchemy.orm.attributes import set_committed_value
 
-from . import config
-from .config import SessionConfig
+from . import session_config
 from .model import FullyFeaturedSession, create_session_model
 from .serializer import AESGCMSerializer
 from .session import Session
+from .session_config import SessionConfig
 from .settle import born
 from .state import State
 
@@ -72,9 +72,9 @@ def later(seconds: float) -> Generator[None]:
 
     No other clock is.
     """
-    now = vars(config)["time"].time
+    now = vars(session_config)["time"].time
     ahead = SimpleNamespace(time=lambda: now() + seconds)
-    with mock.patch.object(config, "time", ahead):
+    with mock.patch.object(session_config, "time", ahead):
         yield
 
 
@@ -114,9 +114,9 @@ class _Memory:
 
     request: Any = None
 
-    def __init__(self, session_config: SessionConfig):
-        self.config = session_config
-        self._state = State(session_config, None)
+    def __init__(self, config: SessionConfig):
+        self.config = config
+        self._state = State(config, None)
         self._instance: Any = None
 
     def read(self) -> State:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from typing import Any, Protocol
+from typing import Any
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.exc import ConcurrentModificationError
 from transaction.interfaces import ISavepointDataManager
@@ -14,58 +13,21 @@ from zope.interface import implementer
 from zope.sqlalchemy.datamanager import join_transaction, mark_changed
 
 from .after_commit import tell
-from .config import SessionConfig
 from .exceptions import TransactionRequiredError
 from .feature import Due
 from .host import COMMITTING, has_written
 from .outcome import Outcome, events_of
+from .participant import Participant
+from .session_config import SessionConfig
 from .settle import settle
 from .state import State
 
-__all__ = ["Participant", "Unit"]
+__all__ = ["Unit"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
 #: Where a transaction and a dbsession keep the unit.
 _KEY = "pyramid_sqlalchemy_sessions"
-
-
-class Participant(Protocol):
-    """What takes part in a transaction, such as a request's visit to its session."""
-
-    @property
-    def request(self) -> Any: ...
-    @property
-    def state(self) -> State | None:
-        """The state that it works on in this transaction."""
-        ...
-
-    def bring_in(self) -> None:
-        """Do in this transaction what was changed outside of any."""
-        ...
-
-    def clear_away(self, unit: Unit) -> None:
-        """Delete what was found expired."""
-        ...
-
-    def due(self, is_write: bool) -> Due | None:
-        """Return what is due for the state."""
-        ...
-
-    def defers(self, due: Due, error: DBAPIError | None) -> bool:
-        """Tell whether that waits until after the commit."""
-        ...
-
-    def stage(self, outcome: Outcome) -> None:
-        """Learn what the commit makes of the state."""
-        ...
-
-    def leave(self, committed: bool) -> None:
-        """Learn what became of the transaction."""
-        ...
-
-    def snapshot(self) -> Any: ...
-    def restore(self, snapshot: Any) -> None: ...
 
 
 @implementer(ISavepointDataManager)
@@ -164,7 +126,7 @@ class Unit:
         return state
 
     def dbsession_of(self, state: State) -> Session | None:
-        """Return the dbsession that the state was loaded with, or is to be stored with."""
+        """Return the dbsession that the state belongs to, None if it has none yet."""
         return self._dbsessions.get(state)
 
     def states_of(self, model_class: type) -> list[State]:
@@ -255,7 +217,8 @@ class Unit:
             for participant in self._participants:
                 participant.bring_in()
             for participant in self._participants:
-                participant.clear_away(self)
+                if participant.clear_away():
+                    self.wrote(participant.dbsession)
             for state in list(self._states.values()):
                 self.settle(state)
         self.is_written = True
@@ -311,6 +274,11 @@ class Unit:
         begun = dbsession.get_transaction()
         if begun is not None and begun not in self._wrote_in:
             self._wrote_in.append(begun)
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether, at a glance, a session was changed in the transaction."""
+        return any(state.may_differ for state in self._states.values())
 
     def has_written(self, state: State) -> bool:
         """Tell whether the application has written in the state's dbsession."""

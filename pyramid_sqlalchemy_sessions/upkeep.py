@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .config import SessionConfig
 from .cookie import Ticket
 from .feature import Due, Use, Verdict
 from .features.renewal import judge
 from .identifiers import is_same_id
+from .session_config import SessionConfig
 from .settings import DefaultSettings
 from .state import State
 from .table import Row
@@ -57,7 +57,7 @@ def expiry_of(config: SessionConfig, row: Row, now: int) -> str | None:
 
 
 def due_for(state: State, use: Use) -> Due | None:
-    """Return what's due for a stored session that isn't being rotated or ended."""
+    """Return what's due for a stored session."""
     config, row, settings = state.config, state.loaded, state.settings
     assert row is not None
     due: Due | None = None
@@ -65,7 +65,7 @@ def due_for(state: State, use: Use) -> Due | None:
         its = feature.due(row, settings, use)
         if its is not None:
             due = its if due is None else _both(due, its)
-    if settings.cookie_max_age is not None:
+    if settings.cookie_max_age is not None and not use.rotates:
         due = _send_again(row, settings, use, due)
     return due
 

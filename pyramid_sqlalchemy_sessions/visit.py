@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -12,35 +12,30 @@ from sqlalchemy.orm import Session as DBSession
 from sqlalchemy.orm.exc import StaleDataError
 
 from .answer import Answer
-from .config import SessionConfig
-from .conflicts import WAS_LOST
-from .cookie import Ticket
-from .events import CookieCryptoErrorEvent, InvalidCookieErrorEvent
-from .exceptions import CookieCryptoError, TransactionRequiredError
-from .feature import Due, Use, Verdict
+from .ending import finish, respond
+from .exceptions import TransactionRequiredError
+from .feature import Due, Use
+from .finder import Finder
 from .findings import Findings
 from .follow_up import follow_up
 from .host import (
-    Phase,
     commits_after_exception_view,
     dbsession_of,
-    end_abandoned,
+    has_written,
     in_exception_view,
-    in_subrequest,
     is_over,
     outer_requests,
-    phase_of,
     short_transaction,
     transaction_of,
     vary_with,
-    will_be_retried,
 )
 from .outcome import Decision, Outcome, decide
 from .outside import Outside
 from .readonly import TOO_LATE, read_only
+from .session_config import SessionConfig
 from .state import State
 from .unit import Unit
-from .upkeep import due_for, verdict_on
+from .upkeep import due_for
 
 __all__ = ["Visit"]
 
@@ -61,28 +56,17 @@ class Visit:
     def __init__(self, config: SessionConfig, request: Any):
         self.config: SessionConfig = config
         self.request: Any = request
-        self.now: int = config.clock()
         self.answer: Answer = Answer(config, request)
         self.findings: Findings = Findings(config, request)
         self.outside: Outside = Outside()
-        reading = config.cookie.read(request)
-        self.tickets: tuple[Ticket, ...] = reading.tickets
-        if reading.error is not None:
-            self.answer.delete(Decision(None, config.settings))
-            kind: type[Any] = InvalidCookieErrorEvent
-            if isinstance(reading.error, CookieCryptoError):
-                kind = CookieCryptoErrorEvent
-            self.findings.notify(kind(request, reading.error))
-        #: What the session in force was found with.
-        self.ticket: Ticket | None = None
+        self.finder: Finder = Finder(config, request, self.answer, self.findings)
         #: The state in the present transaction, and that transaction's unit.
         self.state: State | None = None
-        self._unit: Unit | None = None
+        self.unit: Unit | None = None
         self._present: State | None = None  # the one to work on, inside or outside
         self._base: State | None = None  # what is stored, before the transaction
         self._dbsession: DBSession | None = None
-        self.options: Mapping[str, Any] = {}  # of the connection, as the request set it
-        request.add_response_callback(self._respond)
+        request.add_response_callback(partial(respond, self))
         # What they answer may be made of the answer to this one.
         for outer in outer_requests(request):
             outer.add_response_callback(vary_with)
@@ -94,8 +78,8 @@ class Visit:
         if dbsession is None:
             name = self.config.settings.dbsession_name
             dbsession = self._dbsession = dbsession_of(self.request, name)
-            if self._unit is not None:
-                self._unit.watch(dbsession)
+            if self.unit is not None:
+                self.unit.watch(dbsession)
         return dbsession
 
     # What the session asks for.
@@ -131,9 +115,9 @@ class Visit:
     def lend(self, state: State, value: Any) -> Any:
         """Return a value that may be changed in place, so that it's looked at later."""
         if state is self.state:
-            assert self._unit is not None
-            if not self._unit.is_written:
-                self._unit.touch(state, self.dbsession)
+            assert self.unit is not None
+            if not self.unit.is_written:
+                self.unit.touch(state, self.dbsession)
         elif not self._is_too_late():
             self._expect_end()
         else:
@@ -155,20 +139,20 @@ class Visit:
                 " transaction, and a cookie that a login has not replaced meanwhile"
             )
         state = self.touch(state)
-        assert self._unit is not None
-        self._unit.settle(state, insists=True)
+        assert self.unit is not None
+        self.unit.settle(state, insists=True)
 
     def instance(self) -> Any:
         """Return the mapped object of the row, None while there is no row."""
         state = self.read()
         if state.loaded is None:
             return None
-        if self._unit is None:
+        if self.unit is None:
             raise TransactionRequiredError(
                 "session.instance is an object of the request's transaction, and"
                 " there is none now: use it in a view"
             )
-        return self._unit.instance_of(state, self.dbsession)
+        return self.unit.instance_of(state, self.dbsession)
 
     # Inside.
 
@@ -178,7 +162,7 @@ class Visit:
         if failed:
             self.outside.drop_changes_of_failed_view()
         if transaction is not None and self.state is None:
-            if not (self.tickets or self.outside.patches() or failed):
+            if not (self.finder.tickets or self.outside.patches() or failed):
                 # In no unit before it's changed: most new sessions never are.
                 self._present = State(self.config, None)
                 self.findings.send()
@@ -195,80 +179,20 @@ class Visit:
     def _go_inside(self, transaction: Any) -> None:
         unit = Unit.of(self.request.tm, transaction)
         try:
-            state = self.find(unit, self.dbsession if self.tickets else None)
+            dbsession = self.dbsession if self.finder.tickets else None
+            state = self.finder.find(unit, dbsession)
         except SQLAlchemyError:
             if not in_exception_view(self.request):
                 raise
             # The view broke the transaction of the dbsession.
             self.dbsession.rollback()
-            state = self.find(unit, self.dbsession)
+            state = self.finder.find(unit, self.dbsession)
+        self._dbsession = self.finder.dbsession or self._dbsession
         self.work_on(state, unit)
-
-    def find(
-        self, unit: Unit, dbsession: DBSession | None, lock: bool = False
-    ) -> State:
-        """Return the state of the request's session, new if there is no good cookie."""
-        # pyramid_retry tries again: now wait for the others instead of racing them,
-        # unless nobody was in the way. A standby could not lock anything.
-        environ = self.request.environ
-        lock = lock or (
-            environ.get("retry.attempt", 0) > 0 and not environ.get(WAS_LOST)
-        )
-        late = None
-        for ticket in self.tickets:
-            assert dbsession is not None
-            state = unit.load(self.config, dbsession, ticket.id, lock)
-            verdict = self._verdict_on(state, ticket)
-            is_elsewhere = self.config.table.writes_elsewhere
-            if verdict is not Verdict.VALID and is_elsewhere(dbsession):
-                # A replica may be behind.
-                state = unit.read_again(self.config, dbsession, ticket.id)
-                verdict = self._verdict_on(state, ticket)
-            if state is None:
-                continue
-            # A subrequest may have a dbsession of its own, with another connection: one
-            # of the two would wait forever for what the other has written.
-            self._dbsession = unit.dbsession_of(state) or dbsession
-            connection = self.config.table.connection(self._dbsession)
-            self.options = connection.get_execution_options()
-            if verdict is Verdict.VALID:
-                self._accept(ticket)
-                return state
-            assert state.loaded is not None
-            if verdict is Verdict.LATE:
-                late = late or state.loaded
-            elif verdict is Verdict.EXPIRED:
-                self.findings.found_expired(state.loaded, self.now)
-            elif verdict is Verdict.VIOLATED:
-                self.tickets = tuple(each for each in self.tickets if each != ticket)
-                self.answer.delete(Decision(None, state.settings))
-                self.findings.found_violated(state.loaded)
-                # Also if there is no response.
-                self._expect_end()
-        new = State(self.config, None)
-        new.late = late
-        unit.add(new)
-        return new
-
-    def _verdict_on(self, state: State | None, ticket: Ticket) -> Verdict | None:
-        if state is None:
-            return None
-        if state.loaded is None:  # ended in this transaction, and begun anew
-            return Verdict.VALID
-        accepted = self.request.environ.setdefault(_ACCEPTED, {})
-        return verdict_on(state, ticket, self.now, accepted)
-
-    def _accept(self, ticket: Ticket) -> None:
-        self.ticket = ticket
-        decision = self.answer.decision
-        if decision is not None and decision.ticket is None:  # another one was bad
-            self.answer.decision = None
-        # Nobody who has the good cookie, too, has stolen the other one.
-        self.findings.acquit(ticket.id)
 
     def work_on(self, state: State, unit: Unit) -> None:
         """Work on the state, in the unit's transaction, from now on."""
-        self._unit = unit
+        self.unit = unit
         self.state = self._present = state
         self._base = State(self.config, state.loaded)
         self._base.late = state.late
@@ -279,6 +203,8 @@ class Visit:
             unit.expect()
         if self._dbsession is not None:
             unit.watch(self._dbsession)
+        if self.findings.violated:
+            self._expect_end()
         if self.outside.patches():
             unit.touch(state, self.dbsession)
             self.bring_in()
@@ -295,7 +221,7 @@ class Visit:
         return state
 
     def _touch_inside(self, state: State) -> None:
-        unit = self._unit
+        unit = self.unit
         assert unit is not None
         unit.touch(state, self.dbsession)
         if unit.was_doomed:
@@ -308,7 +234,7 @@ class Visit:
     def go_in(self, unit: Unit, dbsession: DBSession) -> None:
         """Work in the unit's transaction, and bring in what was changed outside."""
         self._dbsession = dbsession
-        self.work_on(self.find(unit, dbsession, lock=True), unit)
+        self.work_on(self.finder.find(unit, dbsession, lock=True), unit)
 
     # Outside.
 
@@ -331,15 +257,16 @@ class Visit:
 
     def _look(self) -> State:
         """Return what is stored, from a transaction that does nothing else."""
-        if not self.tickets:
+        if not self.finder.tickets:
             return State(self.config, None)
         name = self.config.settings.dbsession_name
         with short_transaction(self.request, name, commits=False) as (tm, dbsession):
-            self.config.table.connection(dbsession, options=self.options)
-            state = self.find(Unit.of(tm, tm.get()), dbsession)
-        self._dbsession = None
-        if self.findings.violated and is_over(self.request):
-            follow_up(self)
+            self.config.table.connection(dbsession, options=self.finder.options)
+            state = self.finder.find(Unit.of(tm, tm.get()), dbsession)
+        if self.findings.violated:
+            self._expect_end()
+            if is_over(self.request):
+                follow_up(self)
         return state
 
     def _touch_outside(self) -> None:
@@ -349,18 +276,17 @@ class Visit:
 
     def _expect_end(self) -> None:
         """Make sure that what is changed outside is stored, or missed."""
-        if self._unit is not None and self.state is not None:
-            self._unit.touch(self.state, self.dbsession)
-            if not self.options and self.dbsession.in_transaction():
+        if self.unit is not None and self.state is not None:
+            self.unit.touch(self.state, self.dbsession)
+            if not self.finder.options and self.dbsession.in_transaction():
                 with suppress(SQLAlchemyError):  # the view may have broken it
-                    connection = self.config.table.connection(self.dbsession)
-                    self.options = connection.get_execution_options()
+                    self.finder.note_options(self.dbsession)
         if not self.findings.is_end_expected:
             self.findings.is_end_expected = True
-            self.request.add_finished_callback(self._finish)
+            self.request.add_finished_callback(partial(finish, self))
 
     def _is_too_late(self) -> bool:
-        return self._unit is None and (self.answer.is_made or is_over(self.request))
+        return self.unit is None and (self.answer.is_made or is_over(self.request))
 
     # Participation in a transaction.
 
@@ -380,37 +306,55 @@ class Visit:
                     )
             patch.apply(state)
 
-    def clear_away(self, unit: Unit) -> None:
-        """Delete what was found expired."""
+    def clear_away(self) -> bool:
+        """Delete what was found expired; tell whether the database was asked."""
         if not self.findings.expired:
-            return
+            return False
         connection = self.config.table.connection(self.dbsession, writes=True)
         if self.config.isolation.may_conflict(connection):
-            return  # then after the commit
-        settings = self.findings.delete_expired(connection, self.dbsession)
-        unit.wrote(self.dbsession)
-        if settings is not None and self.ticket is None:
+            return False  # then after the commit
+        try:
+            settings = self.findings.delete_expired(connection, self.dbsession)
+        except DBAPIError:
+            # A request that only reads doesn't fail because of it, if the database is
+            # read-only, say: it's tried once more after the commit.
+            assert self.unit is not None
+            if self.unit.has_changes or has_written(self.dbsession):
+                raise
+            return False
+        if settings is not None and self.finder.ticket is None:
             self.answer.stage(Decision(None, settings))
+        return True
 
     def due(self, is_write: bool) -> Due | None:
         """Return what is due for the state."""
-        if self.state is None or self.ticket is None or self.state.loaded is None:
+        if (
+            self.state is None
+            or self.finder.ticket is None
+            or self.state.loaded is None
+        ):
             return None
-        use = Use(self.ticket, self.now, self.config.clock(), is_write)
+        use = Use(
+            self.finder.ticket,
+            self.finder.now,
+            self.config.clock(),
+            is_write,
+            rotates=self.state.is_rotated,
+        )
         return due_for(self.state, use)
 
     def defers(self, due: Due, error: DBAPIError | None) -> bool:
         """Tell whether that waits until after the commit, where it can fail no one."""
-        assert self._unit is not None
+        assert self.unit is not None
         assert self.state is not None
         if error is None:
             connection = self.config.table.connection(self.dbsession, writes=True)
             if not self.config.isolation.may_conflict(connection):
                 return False
-        elif self._unit.has_written(self.state):
+        elif self.unit.has_written(self.state):
             return False
-        assert self.ticket is not None
-        self.findings.deferred = (self.ticket.id, due, self.state.settings)
+        assert self.finder.ticket is not None
+        self.findings.deferred = (self.finder.ticket.id, due, self.state.settings)
         return True
 
     def stage(self, outcome: Outcome) -> None:
@@ -419,7 +363,7 @@ class Visit:
 
     def leave(self, committed: bool) -> None:
         """Learn what became of the transaction."""
-        state, self._unit, self.state = self.state, None, None
+        state, self.unit, self.state = self.state, None, None
         self._dbsession = None
         if self._present is state:
             self._present = None
@@ -429,24 +373,16 @@ class Visit:
             assert state is not None
             self._base = State(self.config, state.loaded)
             self._base.late = state.late
-            self.settle_for(self.answer.take_staged())
+            self.finder.settle_for(self.answer.take_staged())
         else:
             self.answer.staged = None
             self.findings.deferred = None
             self.findings.expired.clear()
         self.answer.finish()
 
-    def settle_for(self, decision: Decision | None) -> None:
-        """Take for granted what the browser is going to have."""
-        if decision is not None:
-            self.ticket = decision.ticket
-            self.tickets = (self.ticket,) if self.ticket else ()
-        elif self.ticket is not None:
-            self.tickets = (self.ticket,)
-
     def snapshot(self) -> Any:
         """Return what ``restore`` goes back to."""
-        return self._unit, self.state, self._present, self._base, self.answer.staged
+        return self.unit, self.state, self._present, self._base, self.answer.staged
 
     def restore(self, snapshot: Any) -> None:
         """Go back to a savepoint; None: to before the session was first used."""
@@ -455,82 +391,5 @@ class Visit:
                 self._present = None
             self.outside.leave(False)
             snapshot = (None, None, self._present, None, None)
-        self._unit, self.state, self._present, self._base, staged = snapshot
+        self.unit, self.state, self._present, self._base, staged = snapshot
         self.answer.staged = staged
-
-    # The response.
-
-    def _respond(self, request: Any, response: Any) -> None:
-        self._end_abandoned()
-        self.answer.is_made = True
-        if self._unit is None:
-            self._warn_of_manager()
-            follow_up(self)
-            self.answer.make(response)
-            return
-        # A subrequest, whose cookie waits for the transaction of the outer request; or
-        # nobody is going to commit.
-        self.answer.wait(response)
-        state = self.state
-        if not (in_subrequest(request) or in_exception_view(request)) and (
-            self.outside.patches() or (state is not None and state.may_differ)
-        ):
-            self.findings.warn_once(
-                "Nothing of this session is stored so far, and no cookie is sent: the"
-                " response is made, but nobody has committed the transaction. Is"
-                " 'tm.active' set by something that does not commit, a test fixture"
-                " perhaps? See the documentation on testing."
-            )
-
-    def _end_abandoned(self) -> None:
-        """Make way for what is left to do, if a transaction was left open."""
-        if self.findings or self.outside.patches():
-            end_abandoned(self.request, self._unit is not None)
-
-    def _finish(self, request: Any) -> None:
-        """See to what may be left, in a request that may have had no response."""
-        if will_be_retried(request):
-            return
-        self._end_abandoned()
-        if self._unit is not None:
-            if self.findings.violated:
-                # Of an outer request, whose locks would have to be waited for.
-                transaction = self._unit.transaction
-                transaction.addAfterCommitHook(self._finish_after)
-                transaction.addAfterAbortHook(self._finish_after)
-            return
-        lost = [] if self.answer.is_made else self.outside.patches()
-        self.outside.clear()
-        follow_up(self)
-        if lost:
-            log.error(
-                "Changes of a session are lost: they were made outside of a"
-                " transaction, in a request that ended without a response or after"
-                " its response was made."
-            )
-
-    def _finish_after(self, *committed: bool) -> None:
-        self.outside.clear()
-        follow_up(self)
-
-    def _warn_of_manager(self) -> None:
-        request, manager = self.request, getattr(self.request, "tm", None)
-        if not self.outside.patches():
-            return
-        if manager is None:
-            self.config.warn_once(
-                "This application changes sessions, but does not use pyramid_tm: they"
-                " are stored when the response is ready, in a transaction of their"
-                " own, whatever becomes of the application's. Do"
-                " config.include('pyramid_tm')."
-            )
-        elif phase_of(request) is not Phase.EXCEPTION_VIEW and not getattr(
-            manager, "explicit", False
-        ):
-            self.config.warn_once(
-                "A session is being changed outside of the transaction of"
-                " pyramid_tm: it is stored when the response is ready, in a"
-                " transaction of its own. Where there is no response, in a script,"
-                " say, it is not stored: use an explicit transaction manager there"
-                " (tm.manager_hook = pyramid_tm.explicit_manager)."
-            )

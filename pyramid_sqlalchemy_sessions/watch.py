@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
-from .config import SessionConfig
+from .session_config import SessionConfig
 from .unit import Unit
 
 __all__ = ["watch_dbsessions"]

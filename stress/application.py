@@ -20,7 +20,7 @@ from sqlalchemy.orm import mapped_column
 
 from docs.examples.sqlite_workers import let_processes_share
 from pyramid_sqlalchemy_sessions import BaseMixin, IdleMixin, RenewalMixin
-from pyramid_sqlalchemy_sessions.config import SessionConfig
+from pyramid_sqlalchemy_sessions.session_config import SessionConfig
 from pyramid_sqlalchemy_sessions.serializer import AESGCMSerializer
 from pyramid_sqlalchemy_sessions.session import SessionFactory
 from tests.application import Application, Base

@@ -33,15 +33,22 @@ def check_history(
     assert browser.visit(lambda r: r.session["cart"]).text == "['book']"
     browser.visit(add)
     assert browser.visit(lambda r: r.session["cart"]).text == "['book', 'pen']"
-    cookie = browser.cookie
+    cookie, key = browser.cookie, application.row().id
     if issubclass(application.model, UseridMixin):
         browser.visit(log_in)
         assert browser.cookie != cookie
+        assert application.row().id == key
+        assert browser.visit(lambda r: r.session["cart"]).text == "['book', 'pen']"
         token = browser.visit(lambda r: r.session.get_csrf_token()).text
+        of_alice = browser.cookie
         browser.visit(switch)
+        assert browser.cookie != of_alice
+        assert application.row().id == key
         assert application.row().userid == bob
         assert browser.visit(lambda r: r.session.get_csrf_token()).text != token
-        assert browser.visit(lambda r: r.session["cart"]).text == "['book', 'pen']"
+        # One user finds nothing of another's.
+        assert browser.visit(lambda r: dict(r.session)).text == "{}"
+        browser.visit(lambda r: r.session.update(cart=["book"]))
     browser.visit(lambda r: r.session.flash("saved"))
     assert browser.visit(lambda r: r.session.pop_flash()).text == "['saved']"
     assert browser.visit(lambda r: r.session.pop_flash()).text == "[]"

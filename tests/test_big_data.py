@@ -264,18 +264,30 @@ def test_user_of_corrupt_data(corrupted: Browser) -> None:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_writing_beside_corrupt_data(corrupted: Browser) -> None:
-    """Flash, token and user can be changed; the data stays what it is."""
+    """Flash, token and cookie can be changed; the data stays what it is."""
     data = corrupted.application.row().data
 
     def view(request: Any) -> None:
         request.session.flash("again")
         request.session.get_csrf_token()
-        request.session.userid = 2
+        request.session.rotate()
 
     corrupted.visit(view)
     row = corrupted.application.row()
-    assert (row.userid, row.data) == (2, data)
+    assert (row.userid, row.data) == (1, data)
     assert row.flash == {"": ["hello", "again"]}
+    corrupted.visit(lambda r: setattr(r.session, "userid", None))
+    row = corrupted.application.row()
+    assert (row.userid, row.data) == (None, data)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_switching_users_over_corrupt_data(corrupted: Browser) -> None:
+    """Another user starts with an empty dict, without a look at what was there."""
+    corrupted.visit(lambda r: setattr(r.session, "userid", 2))
+    assert corrupted.ask(dict) == {}
+    row = corrupted.application.row()
+    assert (row.userid, row.flash) == (2, {})
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

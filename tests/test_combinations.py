@@ -146,7 +146,7 @@ class History:
 
     def log_in_and_out(self):
         """Log in, or not, and rotate the session."""
-        before = self.application.row().id
+        before, cookie = self.application.row(), self.browser.cookie
         if issubclass(self.model, UseridMixin):
             self.browser.ask(lambda session: setattr(session, "userid", 5))
             assert self.browser.ask(lambda session: session.userid) == 5
@@ -155,7 +155,11 @@ class History:
             with pytest.raises(NotImplementedError, match="UseridMixin"):
                 self.browser.ask(lambda session: session.userid)
             self.browser.ask(lambda session: session.rotate())
-        assert self.application.row().id != before
+        row = self.application.row()
+        assert row.id == before.id
+        assert row.renewal_id not in (None, before.renewal_id)
+        assert self.browser.cookie != cookie
+        assert OURS.loads(self.browser.cookie) == row.id.bytes + row.renewal_id.bytes
         assert self.is_alive()
 
     def renew(self):

@@ -167,33 +167,37 @@ OUT_OF_RANGE = NO_NUMBER | {"negative", "huge"}
 UNREADABLE = set(GARBAGE) - {"null"}
 
 #: The garbage that is an error, for each column; the rest is what a session could hold:
-#: NULL where nothing was set, or any text that may be a domain.
+#: NULL where nothing was set, or the column is newer, or any text that may be a domain.
 ERRORS = {
     "created": OUT_OF_RANGE,
     "version": OUT_OF_RANGE,
     "data": UNREADABLE,
     "flash": UNREADABLE,
     "userid": NO_NUMBER,
+    "authenticated": OUT_OF_RANGE,
     "csrf_token": UNREADABLE,
-    "idle_expire": OUT_OF_RANGE | {"null"},
+    "idle_expire": OUT_OF_RANGE,
     "idle_timeout": OUT_OF_RANGE,
     "extension_delay": OUT_OF_RANGE,
-    "extension_chance": OUT_OF_RANGE | {"null"},
-    "extension_deadline": OUT_OF_RANGE | {"null"},
+    "extension_chance": OUT_OF_RANGE,
+    "extension_deadline": OUT_OF_RANGE,
     "absolute_expire": OUT_OF_RANGE,
     "renewal_id": UNREADABLE,
+    "rotated": OUT_OF_RANGE,
+    "rotated_from": UNREADABLE,
+    "sent": OUT_OF_RANGE,
     "renewal_next": UNREADABLE,
     "renewal_previous": UNREADABLE,
-    "renewed": OUT_OF_RANGE | {"null"},
+    "renewed": OUT_OF_RANGE,
     "renewal_tried": OUT_OF_RANGE,
     "renewal_timeout": OUT_OF_RANGE,
-    "renewal_try_every": OUT_OF_RANGE | {"null"},
+    "renewal_try_every": OUT_OF_RANGE,
     "cookie_max_age": OUT_OF_RANGE,
-    "cookie_path": set(GARBAGE),
+    "cookie_path": set(GARBAGE) - {"null"},
     "cookie_domain": {"blob", "no UTF-8", "huge", "float"},
     # SQLAlchemy takes whatever is true for True.
     "cookie_secure": {"no UTF-8"},
-    "cookie_httponly": {"no UTF-8", "null"},
+    "cookie_httponly": {"no UTF-8"},
     "last_seen": OUT_OF_RANGE,
     "user_agent": {"blob", "no UTF-8"},
     "client_address": {"blob", "no UTF-8"},
@@ -298,17 +302,28 @@ WELL_TYPED: list[tuple[str, dict[str, Any]]] = [
     ("flash", {"flash": {"": None}}),
     ("csrf_token", {"csrf_token": b""}),
     ("csrf_token", {"csrf_token": MARKER.encode()}),
-    ("idle_expire", {"idle_expire": None}),
     ("idle_expire", {"idle_expire": -5}),
     ("idle_expire", {"idle_expire": 2**63 - 1}),
     ("absolute_timeout", {"absolute_expire": 5}),
     ("absolute_expire", {"absolute_expire": -5}),
-    ("renewed", {"renewed": None}),
     ("renewed", {"renewed": 2**63 - 1}),
-    ("renewal_tried", {"renewal_next": new_id()}),
+    ("renewal_tried", {"renewal_tried": -5}),
+    ("rotated", {"rotated": 2**63 - 1}),
+    ("sent", {"sent": -5}),
+    ("authenticated", {"authenticated": 2**63 - 1}),
     ("cookie_path", {"cookie_path": MARKER}),
     ("cookie_domain", {"cookie_domain": f"{MARKER}; HttpOnly"}),
-    ("cookie_httponly", {"cookie_httponly": None}),
+]
+
+#: What a row holds that is older than a column, or than a timeout.
+OLDER: list[dict[str, Any]] = [
+    {"idle_expire": None},
+    {"renewed": None},
+    {"renewal_next": new_id(), "renewal_tried": None},
+    {"cookie_httponly": None},
+    {"cookie_path": None},
+    {"extension_chance": None, "extension_deadline": None},
+    {"renewal_try_every": None},
 ]
 
 
@@ -322,9 +337,14 @@ def test_garbage_everywhere(browser: Browser) -> None:
         with application.engine.begin() as connection:
             connection.execute(table.update().values({**good, **values}))
         assert_explained(browser, name)
-    with application.engine.begin() as connection:
-        connection.execute(table.update().values(good))
-    browser.visit(use)
+    cookie = browser.cookie
+    for values in ({}, *OLDER):
+        browser.set_cookie("session", cookie)
+        with application.engine.begin() as connection:
+            connection.execute(table.update().values({**good, **values}))
+        browser.visit(use)
+        assert application.row().flash == {"": ["hello", "again"]}, values
+        assert application.row().idle_expire is not None
 
 
 def test_column_of_a_bad_setting(lite_browser: Browser) -> None:
@@ -478,9 +498,15 @@ def test_just_enough_for_a_column(engine: Engine) -> None:
 
 
 def test_user_who_is_no_number(engine: Engine) -> None:
-    """A text that is no number is refused for a column of numbers, also by SQLite."""
+    """A text that is no number is refused at the call, also where that is SQLite."""
     application = make(engine, Blob)
-    assert_refused(Browser(application), "userid", MARKER)
+    for value in (MARKER, "7.0", "07", " 7", b"7", 7.0, True):
+        with pytest.raises(TypeError, match="a userid of this model is an int") as info:
+            Browser(application).visit(
+                lambda r, value=value: put(r.session, "userid", value)
+            )
+        assert MARKER not in "".join(traceback.format_exception(info.value))
+    assert application.rows() == []
     Browser(application).visit(lambda r: put(r.session, "userid", "7"))
     assert application.row().userid == 7
 

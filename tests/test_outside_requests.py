@@ -113,7 +113,10 @@ def production(tmp_path, monkeypatch):
 
 
 def test_worker(samples, application, production):
-    """A worker puts something into a session, and into none that is not there."""
+    """A worker puts something into a session, and into none that is not there.
+
+    A request that does something else meanwhile isn't disturbed.
+    """
     (browser,) = browsers(application, 7)
     browser.visit(lambda request: request.session.update(a=1))
     factory = samples.make_factory()
@@ -130,14 +133,15 @@ def test_worker(samples, application, production):
     browser.visit(overtaken)
     assert browser.ask(dict) == {"a": 2, "report": "/other.pdf"}
 
-    def reading(request):
-        request.session["last"] = request.session["report"]
+    def in_the_way(request):
+        assert request.session["report"] == "/other.pdf"
+        request.session["a"] += 1
         key = request.session.id
-        elsewhere(samples.finish_report, make_dbsession, factory, key, "/last.pdf")
+        elsewhere(samples.finish_report, make_dbsession, factory, key, "/third.pdf")
 
     with pytest.raises(StaleDataError):
-        browser.visit(reading)
-    assert browser.ask(dict) == {"a": 2, "report": "/last.pdf"}
+        browser.visit(in_the_way)
+    assert browser.ask(dict) == {"a": 2, "report": "/third.pdf"}
 
 
 # The websocket.

@@ -6,9 +6,8 @@ manner.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,26 +17,30 @@ from pyramid.config import Configurator
 from pyramid.interfaces import ITweens
 from pyramid.response import Response
 from pyramid.tweens import EXCVIEW
-from sqlalchemy import Engine, Integer, create_engine, event, insert, make_url, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy import Engine, Integer, create_engine, event, insert, text
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+    PendingRollbackError,
+)
 from sqlalchemy.orm import Session, mapped_column
 from sqlalchemy.orm.exc import StaleDataError
 
 from pyramid_sqlalchemy_sessions import ConfigurationError, retry
-from pyramid_sqlalchemy_sessions.conflicts import can_be_tried_again
+from pyramid_sqlalchemy_sessions.conflicts import (
+    can_be_tried_again,
+    was_lost_before_commit,
+)
 from tests.application import Application, Base, Browser, Plain
+from tests.drivers import (
+    DRIVERS,
+    open_engine,
+    proxy_of,
+    unwrap,
+    with_any_driver,
+)
 from tests.stories.transactions import elsewhere
-
-#: Set to 1, it makes a missing mysqlclient a failure.
-REQUIRE_MYSQLCLIENT = "PSS_REQUIRE_MYSQLCLIENT"
-
-DRIVERS = {
-    "psycopg2": ("postgresql", "postgresql+psycopg2"),
-    "psycopg": ("postgresql", "postgresql+psycopg"),
-    "pymysql": ("mariadb", "mysql+pymysql"),
-    "mysqlclient": ("mariadb", "mysql+mysqldb"),
-    "sqlite3": ("sqlite", "sqlite"),
-}
 
 _SIGNAL = "SIGNAL SQLSTATE '{}' SET MYSQL_ERRNO = {}, MESSAGE_TEXT = '{}'"
 _RAISE = "DO $$ BEGIN RAISE EXCEPTION 'in the way' USING ERRCODE = '{}'; END $$"
@@ -50,13 +53,14 @@ ERRORS: dict[str, dict[str, str]] = {
         "serialization failure": _RAISE.format("40001"),
         "deadlock": _RAISE.format("40P01"),
         "lock timeout": _RAISE.format("55P03"),
-        LOST: "SELECT pg_terminate_backend({})",
+        # It returns when the connection has ended.
+        LOST: "SELECT pg_terminate_backend({}, 5000)",
     },
     "mariadb": {
         "deadlock": _SIGNAL.format("40001", 1213, "Deadlock found"),
         "lock timeout": _SIGNAL.format("HY000", 1205, "Lock wait timeout exceeded"),
         "snapshot": _SIGNAL.format("HY000", 1020, "Record has changed"),
-        "certification": _SIGNAL.format("HY000", 3101, "Plugin instructed the server"),
+        "certification": _SIGNAL.format("40000", 3101, "Plugin instructed the server"),
         "Galera": _SIGNAL.format("08S01", 1047, "WSREP has not yet prepared node"),
         LOST: "KILL {}",
     },
@@ -77,6 +81,7 @@ class Fault:
     """An error that hits the application once, at a place."""
 
     engine: Engine
+    administrator: Engine
     error: str
     place: str
     is_armed: bool = False
@@ -109,16 +114,16 @@ class Fault:
 
     def _strike(self, cursor: Any, connection: Any) -> None:
         self.is_armed = False
-        what = ERRORS[self._kind][self.error]
+        what = ERRORS[self.kind][self.error]
         if self.error == LOCKED:
             self._lock(what)
         elif self.error == LOST:
-            self.kill(what, connection)
+            kill(self.administrator, cursor)
         else:
             cursor.execute(what)
 
     @property
-    def _kind(self) -> str:
+    def kind(self) -> str:
         name = self.engine.dialect.name
         return "mariadb" if name == "mysql" else name
 
@@ -132,37 +137,43 @@ class Fault:
         else:
             other.execute(what)
 
-    def kill(self, what: str, connection: Any) -> None:
-        driver_connection = connection.driver_connection
-        if self._kind == "postgresql":
-            pid = driver_connection.info.backend_pid
-        else:
-            pid = driver_connection.thread_id()
-        with create_engine(self.engine.url).connect() as other:
-            other.execute(text(what.format(pid)))
-        other.engine.dispose()
 
-
-def open_engine(url: str, driver: str) -> Engine:
-    """Make an engine of the driver on the database."""
-    if driver == "mysqlclient" and os.environ.get(REQUIRE_MYSQLCLIENT) != "1":
-        pytest.importorskip("MySQLdb", reason="mysqlclient is not installed")
-    connect_args = {"timeout": 0} if driver == "sqlite3" else {}
-    parsed = make_url(url).set(drivername=DRIVERS[driver][1])
-    return create_engine(parsed, connect_args=connect_args)
+def kill(administrator: Engine, cursor: Any) -> None:
+    """End the connection of the cursor."""
+    kind, number = {
+        "postgresql": ("postgresql", "pg_backend_pid()"),
+        "mysql": ("mariadb", "connection_id()"),
+    }[administrator.dialect.name]
+    cursor.execute(f"SELECT {number}")
+    (name,) = cursor.fetchone()
+    with administrator.connect() as other:
+        other.execute(text(ERRORS[kind][LOST].format(name)))
 
 
 @pytest.fixture
-def engine(database_url: str, driver: str) -> Iterator[Engine]:
-    """An engine of the driver, on an empty database."""
-    engine = open_engine(database_url, driver)
+def administrator(database_url: str) -> Iterator[Engine]:
+    """An engine of the usual driver, on a database with both tables."""
+    engine = create_engine(database_url)
     Base.metadata.create_all(engine, tables=[Plain.__table__, Order.__table__])
     yield engine
     engine.dispose()
 
 
+@pytest.fixture
+def engine(administrator: Engine, database_url: str, driver: str) -> Iterator[Engine]:
+    """An engine of the driver, on the same database."""
+    engine = open_engine(database_url, driver)
+    yield engine
+    if not DRIVERS[driver].is_async:
+        engine.dispose()
+
+
 def make_shop(
-    engine: Engine, catch_all: bool = False, delay: str | None = "0", **settings: Any
+    engine: Engine,
+    exception_view: Callable[[Any, Any], Any] | None = None,
+    delay: str | None = "0",
+    twophase: bool = False,
+    **settings: Any,
 ) -> Browser:
     """Return a browser, which has a session, of an application that retries."""
     if delay is not None:
@@ -170,10 +181,12 @@ def make_shop(
 
     def configure(config: Configurator) -> None:
         _retry(config)
-        if catch_all:
-            config.add_view(_apologise, context=Exception)
+        if exception_view is not None:
+            config.add_view(exception_view, context=Exception)
 
-    shop = Browser(Application(engine, Plain, settings=settings, configure=configure))
+    application = Application(engine, Plain, settings=settings, configure=configure)
+    application.make_session.configure(twophase=twophase)
+    shop = Browser(application)
     shop.visit(lambda request: request.session.update(orders=0))
     return shop
 
@@ -206,57 +219,190 @@ def orders(shop: Browser) -> tuple[int, int]:
     return stored, shop.ask(lambda session: session["orders"])
 
 
-everything = pytest.mark.parametrize(
-    ("database_url", "driver", "error"),
-    [
-        pytest.param(kind, driver, error, id=f"{driver}-{error}")
-        for driver, (kind, _) in DRIVERS.items()
-        for error in ERRORS[kind]
-    ],
-    indirect=["database_url"],
-)
+def cases(drivers: Iterable[str]) -> pytest.MarkDecorator:
+    """Run the test for each of the drivers and each error of its database."""
+    return pytest.mark.parametrize(
+        ("database_url", "driver", "error"),
+        [
+            pytest.param(DRIVERS[driver].kind, driver, error, id=f"{driver}-{error}")
+            for driver in drivers
+            for error in ERRORS[DRIVERS[driver].kind]
+        ],
+        indirect=["database_url"],
+    )
+
+
 on_sqlite = pytest.mark.parametrize(
     ("database_url", "driver"), [("sqlite", "sqlite3")], indirect=["database_url"]
 )
 with_and_without_view = pytest.mark.parametrize(
-    "catch_all", [False, True], ids=["no view", "catch-all view"]
+    "exception_view", [None, _apologise], ids=["no view", "catch-all view"]
 )
 
 
-@everything
-@with_and_without_view
-@pytest.mark.parametrize("place", ["flush", "session", "commit"])
-def test_every_conflict_is_retried(engine, error, place, catch_all):
-    """Whatever the driver, the error, the place, and the exception views."""
-    shop = make_shop(engine, catch_all)
-    fault = Fault(engine, error, place)
+everywhere = pytest.mark.parametrize("place", ["flush", "session", "commit"])
+
+
+@cases(DRIVERS)
+@everywhere
+@with_any_driver
+def test_every_conflict_is_retried(engine, administrator, error, place):
+    """Whatever the driver, the error, and the place."""
     attempts = []
+    visit = visit_with_fault(engine, administrator, error, place, attempts)
+    if (error, place) == (LOST, "commit"):  # that may have succeeded
+        with pytest.raises(DBAPIError):
+            visit()
+        assert attempts == [0]
+    else:
+        visit()
+        assert attempts == [0, 1]
+
+
+@cases(["psycopg2", "pymysql", "sqlite3"])
+@everywhere
+@with_any_driver
+def test_every_conflict_is_retried_with_exception_view(
+    engine, administrator, error, place
+):
+    """The same where an exception view answers every error."""
+    attempts = []
+    visit = visit_with_fault(
+        engine, administrator, error, place, attempts, exception_view=_apologise
+    )
+    if (error, place) == (LOST, "commit"):
+        assert visit(status=500).text == "sorry"
+        assert attempts == [0]
+    else:
+        visit()
+        assert attempts == [0, 1]
+
+
+def visit_with_fault(
+    engine: Engine,
+    administrator: Engine,
+    error: str,
+    place: str,
+    attempts: list[int],
+    exception_view: Any = None,
+) -> Callable[..., Any]:
+    """Return what orders once, and checks that this was stored once if it succeeds."""
+    shop = make_shop(engine, exception_view)
+    fault = Fault(engine, administrator, error, place)
 
     def view(request: Any) -> None:
         attempts.append(request.environ["retry.attempt"])
         fault.end()
         fault.is_armed = len(attempts) == 1
-        # The database is locked for who writes first.
+        # The database is locked for the one who writes first.
         count(request) if place == "session" else order(request)
 
-    if (error, place) != (LOST, "commit"):
-        shop.visit(view)
-        assert attempts == [0, 1]
-        assert orders(shop) == (place != "session", 1)
-    elif catch_all:  # nobody knows what became of the commit
-        assert shop.visit(view, status=500).text == "sorry"
+    def visit(**kw: Any) -> Any:
+        response = shop.visit(view, **kw)
+        if response.status_int == 200:
+            assert orders(shop) == (place != "session", 1)
+        return response
+
+    return visit
+
+
+@cases(["psycopg2", "pymysql", "sqlite3"])
+@pytest.mark.parametrize("place", ["flush", "commit"])
+@with_any_driver
+def test_listener_that_raises_the_error_of_the_driver(
+    engine, administrator, error, place
+):
+    """A conflict is retried, and a lost connection is not: it doesn't say when."""
+    event.listen(engine, "handle_error", unwrap)
+    attempts = []
+    visit = visit_with_fault(engine, administrator, error, place, attempts)
+    if error == LOST:
+        with pytest.raises(Exception, match=r"closed the connection|Lost connection"):
+            visit()
         assert attempts == [0]
     else:
+        visit()
+        assert attempts == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("database_url", "driver"),
+    [("postgresql", "psycopg2"), ("postgresql", "psycopg"), ("mariadb", "pymysql")],
+    indirect=["database_url"],
+)
+def test_exception_view_of_a_lost_commit(engine, administrator):
+    """What the view itself runs into is no reason to retry what may be stored."""
+    attempts = []
+
+    def view(request: Any) -> None:
+        attempts.append(1)
+        fault.is_armed = True
+        order(request)
+
+    def answer(lost: Exception, request: Any) -> None:
+        with engine.connect() as connection:
+            connection.execute(text(ERRORS[fault.kind]["deadlock"]))
+
+    shop = make_shop(engine, exception_view=answer)
+    fault = Fault(engine, administrator, LOST, "commit")
+    with pytest.raises(OperationalError) as caught:
+        shop.visit(view)
+    assert not caught.value.connection_invalidated
+    assert attempts == [1]
+
+
+@pytest.mark.parametrize(
+    ("database_url", "driver"),
+    [("postgresql", "psycopg2"), ("postgresql", "psycopg")],
+    indirect=["database_url"],
+)
+def test_unknown_completion(engine, administrator, monkeypatch):
+    """CockroachDB's 40003 isn't retried, although zope.sqlalchemy takes it for safe."""
+    monkeypatch.setitem(ERRORS["postgresql"], "unknown", _RAISE.format("40003"))
+    attempts = []
+    visit = visit_with_fault(engine, administrator, "unknown", "commit", attempts)
+    with pytest.raises(DBAPIError, match="in the way"):
+        visit()
+    assert attempts == [0]
+
+
+in_two_phases = pytest.mark.parametrize(
+    ("database_url", "driver"),
+    [
+        pytest.param(known.kind, driver, id=driver)
+        for driver, known in DRIVERS.items()
+        if known.kind == "mariadb"
+    ],
+    indirect=["database_url"],
+)
+
+
+@in_two_phases
+@with_any_driver
+def test_lost_answer_to_the_second_phase(engine, database_url, driver):
+    """The order is not placed twice."""
+    attempts = []
+    with proxy_of(database_url) as (proxy, url):
+        through = open_engine(url, driver)
+        shop = make_shop(through, twophase=True)
+
+        def view(request: Any) -> None:
+            attempts.append(1)
+            order(request)
+            proxy.hang_up_at("XA COMMIT", answers=True)
+
         with pytest.raises(DBAPIError):
             shop.visit(view)
-        assert attempts == [0]
+        assert attempts == [1]
+        assert orders(shop) == (1, 1)
+        through.dispose()
 
 
 @on_sqlite
 @with_and_without_view
-def test_conflict_of_the_session_is_retried(engine, catch_all):
+def test_conflict_of_the_session_is_retried(engine, exception_view):
     """Somebody else has written to the session meanwhile."""
-    shop = make_shop(engine, catch_all)
+    shop = make_shop(engine, exception_view)
     attempts = []
 
     def view(request: Any) -> None:
@@ -275,7 +421,7 @@ def test_conflict_of_the_session_is_retried(engine, catch_all):
 @pytest.mark.parametrize(
     ("database_url", "driver"), [("postgresql", "psycopg2")], indirect=["database_url"]
 )
-def test_lost_connection_to_a_standby_is_retried(engine):
+def test_lost_connection_to_a_standby_is_retried(engine, administrator):
     """Nobody was in the way, so no lock is taken, which a standby would refuse."""
     shop = make_shop(engine)
     read_only = {"postgresql_readonly": True, "isolation_level": "READ COMMITTED"}
@@ -286,7 +432,7 @@ def test_lost_connection_to_a_standby_is_retried(engine):
         attempts.append(1)
         if len(attempts) == 1:
             connection = request.dbsession.connection().connection
-            Fault(engine, LOST, "").kill(ERRORS["postgresql"][LOST], connection)
+            kill(administrator, connection.cursor())
         return request.session["orders"]
 
     visitor = Browser(reader)
@@ -300,7 +446,7 @@ def test_failed_commit_leaves_nothing_for_the_next_request(engine):
     """Also without retries: SQLite's transaction goes on if its commit fails."""
     shop = Browser(Application(engine, Plain))
     shop.visit(lambda request: request.session.update(orders=0))
-    fault = Fault(engine, LOCKED, "commit", is_armed=True)
+    fault = Fault(engine, engine, LOCKED, "commit", is_armed=True)
     with pytest.raises(OperationalError):
         shop.visit(order)
     fault.end()
@@ -310,16 +456,16 @@ def test_failed_commit_leaves_nothing_for_the_next_request(engine):
 
 @on_sqlite
 @with_and_without_view
-def test_error_that_stays_is_shown_in_the_end(engine, catch_all):
+def test_error_that_stays_is_shown_in_the_end(engine, exception_view):
     """After the last attempt an exception view, or the server, gets the error."""
-    shop = make_shop(engine, catch_all, **{"retry.attempts": "4"})
+    shop = make_shop(engine, exception_view, **{"retry.attempts": "4"})
     attempts = []
 
     def view(request: Any) -> None:
         attempts.append(1)
         raise StaleDataError
 
-    if catch_all:
+    if exception_view is not None:
         assert shop.visit(view, status=500).text == "sorry"
     else:
         with pytest.raises(StaleDataError):
@@ -345,44 +491,170 @@ def test_nothing_else_is_retried(engine):
 # What is a conflict.
 
 
-class Refusal(Exception):
-    """An error of a driver."""
+class DatabaseError(Exception):
+    """An error of a driver, which PEP 249 wants to have this name."""
 
     sqlstate: str | None = None
     pgcode: str | None = None
 
 
-def refusal(*args: Any, statement: str | None = "UPDATE", **attributes: str) -> Any:
-    """Make an error as SQLAlchemy does."""
-    orig = Refusal(*args)
-    vars(orig).update(attributes)
-    return OperationalError(statement, None, orig)
+class PostgresError(Exception):
+    """An error of asyncpg."""
+
+    sqlstate = "40001"
+
+
+def refusal(*args: Any, **attributes: Any) -> Any:
+    """Make an error of a driver."""
+    error = DatabaseError(*args)
+    vars(error).update(attributes)
+    return error
+
+
+def wrapped(error: Exception | None, statement: str | None = "UPDATE t") -> Any:
+    """Wrap the error of a driver as SQLAlchemy does."""
+    return OperationalError(statement, None, error)
+
+
+def lost(statement: str | None) -> Any:
+    """Make SQLAlchemy's error of a connection that is lost in a statement."""
+    error = OperationalError(statement, None, refusal("gone"))
+    error.connection_invalidated = True
+    return error
+
+
+def during(other: Exception, error: Exception) -> Exception:
+    """Return the error as it is if it is raised while the other one is handled."""
+    error.__context__ = other
+    return error
+
+
+def unwrapped(error: DBAPIError) -> Any:
+    """Return the error of the driver as it is after ``raise error.orig from error``."""
+    assert error.orig is not None
+    error.__cause__ = error.orig
+    error.orig.__cause__ = error
+    return error.orig
+
+
+serialization = refusal(sqlstate="40001")
+reconnect = PendingRollbackError("Can't reconnect", code="8s2b")
 
 
 @pytest.mark.parametrize(
     ("error", "expected"),
-    {
-        "40001 of psycopg": (refusal("failure", sqlstate="40001"), True),
-        "40001 of psycopg2": (refusal("failure", pgcode="40001"), True),
-        "40001 at the commit": (refusal(sqlstate="40001", statement=None), True),
-        "the commit may have succeeded": (refusal(sqlstate="40003"), False),
-        "unique violation": (refusal("failure", sqlstate="23505"), False),
-        "unknown command": (refusal(1047, "Unknown command"), False),
-        "duplicate entry": (refusal(1062, "Duplicate entry"), False),
-        "1213 by number": (refusal(1213, "Deadlock found", sqlstate="40001"), True),
-        "table of SQLite": (refusal("database table is locked: session"), True),
-        "account of MySQL": (refusal(3118, "Account is locked."), False),
-        "no message": (refusal(), False),
-        "no error of the driver": (OperationalError("UPDATE", None, None), False),
-        "version of the row": (StaleDataError(), True),
-        "something else": (ValueError(), False),
-        "nothing": (None, False),
-    }.values(),
-    ids=str,
+    [
+        pytest.param(error, expected, id=name)
+        for name, (error, expected) in {
+            "40001 of psycopg": (refusal("failure", sqlstate="40001"), True),
+            "40001 of psycopg2": (refusal("failure", pgcode="40001"), True),
+            "40001 of pg8000": (refusal({"C": "40001", "M": "failure"}), True),
+            "40001 of asyncpg": (PostgresError("failure"), True),
+            "the commit may have succeeded": (refusal(sqlstate="40003"), False),
+            "unique violation": (refusal("failure", sqlstate="23505"), False),
+            "unique violation of pg8000": (refusal({"C": "23505"}), False),
+            "fields without a code": (refusal({"M": "failure"}), False),
+            "unknown command": (refusal(1047, "Unknown command"), False),
+            "unknown command, Galera": (refusal("WSREP has not", errno=1047), True),
+            "duplicate entry": (refusal(1062, "Duplicate entry"), False),
+            "1213 by number": (refusal(1213, "Deadlock", sqlstate="40001"), True),
+            "1205 of MariaDB Connector": (refusal("Lock wait", errno=1205), True),
+            "table of SQLite": (refusal("database table is locked: session"), True),
+            "quoted by an error": (refusal("Key (database is locked) exists"), False),
+            "account of MySQL": (refusal(3118, "Account is locked."), False),
+            "no message": (refusal(), False),
+        }.items()
+    ],
 )
 def test_what_is_a_conflict(error, expected):
-    """Errors are judged by what the databases document, not by their class."""
+    """Errors are judged by what the databases document, wrapped or bare."""
+    assert can_be_tried_again(wrapped(error)) is expected
+    assert can_be_tried_again(wrapped(error, None)) is expected
     assert can_be_tried_again(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        pytest.param(error, expected, id=name)
+        for name, (error, expected) in {
+            "version of the row": (StaleDataError(), True),
+            "no error of the driver": (wrapped(None), False),
+            "something else": (ValueError(), False),
+            "something else with a number": (KeyError(1213), False),
+            "something else with words": (ValueError("database is locked"), False),
+            "nothing": (None, False),
+            "reconnect": (reconnect, True),
+            "bare, and it is known where": (unwrapped(lost("SELECT 1")), True),
+            "bare, and it was the commit": (unwrapped(lost(None)), False),
+            "second phase of XA": (wrapped(refusal(1205), "XA COMMIT 'x'"), False),
+            "first phase of XA": (wrapped(refusal(1213), "XA PREPARE 'x'"), True),
+            "conflict after a lost COMMIT": (
+                during(lost(None), wrapped(serialization)),
+                False,
+            ),
+            "version after a lost COMMIT": (
+                during(lost("XA COMMIT 'x'"), StaleDataError()),
+                False,
+            ),
+            "reconnect after a lost COMMIT": (
+                during(lost(None), PendingRollbackError("", code="8s2b")),
+                False,
+            ),
+            "bare conflict after a bare loss": (
+                during(refusal("gone"), refusal(1213)),
+                False,
+            ),
+            "conflict after a lost SELECT": (
+                during(lost("SELECT 1"), wrapped(refusal(1213))),
+                True,
+            ),
+            "conflict after something else": (
+                during(ValueError(), wrapped(refusal(1213))),
+                True,
+            ),
+        }.items()
+    ],
+)
+def test_what_can_be_tried_again(error, expected):
+    """Whatever may have to do with a commit that succeeded is not."""
+    assert can_be_tried_again(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    {
+        "SELECT 1": True,
+        " (select 1) UNION SELECT 2;\n": True,
+        "/* COMMIT */ /* request: 7 */ -- here\nINSERT INTO t VALUES (1)": True,
+        "WITH a AS (SELECT 1) DELETE FROM t": True,
+        "SAVEPOINT a": True,
+        "ROLLBACK TO SAVEPOINT a": True,
+        "XA BEGIN 'x'": True,
+        "XA END 'x'": True,
+        "SET LOCAL app.user = '7'": True,
+        "SET autocommit = 1": False,
+        "SET STATEMENT max_statement_time = 1 FOR CALL order()": False,
+        "UPDATE t SET a = 1; COMMIT": False,
+        "SELECTED": False,
+        "COMMIT": False,
+        "END": False,
+        "/* SELECT */ commit": False,
+        "COMMIT PREPARED 'x'": False,
+        "PREPARE TRANSACTION 'x'": False,
+        "XA PREPARE 'x'": False,
+        "XA COMMIT 'x'": False,
+        "BEGIN": False,
+        "CALL place_order()": False,
+        "ALTER TABLE t ADD a INTEGER": False,
+        "": False,
+        None: False,
+    }.items(),
+)
+def test_statements_that_never_commit(statement, expected):
+    """A connection that is lost in one of them was lost before the commit."""
+    assert was_lost_before_commit(lost(statement)) is expected
+    assert can_be_tried_again(lost(statement)) is expected
 
 
 # The time between attempts.

@@ -80,7 +80,7 @@ class Renewal(Feature):
 
     def due(self, values: Values, settings: DefaultSettings, use: Use) -> Due | None:
         received = use.ticket.renewal_id
-        if settings.renewal_timeout is None or received is None:
+        if settings.renewal_timeout is None or received is None or use.rotates:
             return None
         renewal_id, candidate = values["renewal_id"], values["renewal_next"]
         if is_same_id(received, candidate):
@@ -137,6 +137,9 @@ def judge(
         at_most = min(grace, settings.renewal_timeout or grace)
         if grace and _is_within(at_most, values["renewed"], now):
             return Verdict.VALID
+        if grace and now < (values["renewed"] or 0):
+            # A clock was set back: it can't be told whether the grace is over.
+            return Verdict.USELESS
     elif grace and _is_within(grace, rotated, now):
         return Verdict.LATE
     is_of_no_use = (

@@ -415,7 +415,7 @@ def test_write_and_extension_are_one_update(browser, clock):
 
 
 def test_rotation_takes_the_extension_along(browser, clock):
-    """A session that gets another id is extended at that."""
+    """A session that gets another cookie is extended at that."""
     clock.shift(10)
     browser.visit(lambda request: request.session.rotate())
     assert left(browser) == TIMEOUT
@@ -778,13 +778,39 @@ def test_timeout_that_is_switched_off(open_browser, clock):
     assert row(later).idle_expire == expire
 
 
-def test_timeout_that_is_switched_on(open_browser):
-    """A session without an expiry is an error when there is a timeout."""
+@pytest.mark.parametrize("view", [read, write])
+def test_timeout_that_is_switched_on(open_browser, clock, view):
+    """The timeout of a session without an expiry begins with the next use."""
+    browser = used(open_browser())
+    later = twin(open_browser(idle_timeout=TIMEOUT, extension_delay=20), browser.cookie)
+    clock.shift(1000)
+    later.visit(view)
+    assert left(later) == TIMEOUT
+    clock.shift(TIMEOUT)
+    assert is_alive(later)
+    clock.shift(TIMEOUT + 1)
+    assert later.ask(lambda session: session.new)
+
+
+def test_timeout_that_is_switched_on_beside_another_use(open_browser, clock):
+    """Two uses that are both the first one give it an expiry, and do not conflict."""
     browser = used(open_browser())
     later = twin(open_browser(idle_timeout=TIMEOUT), browser.cookie)
-    with pytest.raises(InconsistentDataError, match="idle_expire"):
-        later.visit(read)
-    assert len(browser.application.rows()) == 1
+
+    def slow_read(request):
+        read(request)
+        visit_meanwhile(later, read)
+
+    later.visit(slow_read)
+    assert left(later) == TIMEOUT
+
+
+def test_expiry_before_the_timeout_was_used(open_browser):
+    """Until then it has none."""
+    browser = used(open_browser())
+    later = twin(open_browser(idle_timeout=TIMEOUT), browser.cookie)
+    assert later.ask(lambda session: session.expires) is None
+    assert later.ask(lambda session: session.expires) == now() + TIMEOUT
 
 
 def test_timeout_that_is_switched_on_does_not_matter_without_use(open_browser):
@@ -849,12 +875,37 @@ def test_expired_session_with_a_timeout_of_its_own(open_browser, clock):
     assert later.application.rows() == []
 
 
-def test_own_timeout_without_an_expiry(open_browser):
-    """A session with a timeout of its own but no expiry is an error."""
+@pytest.mark.parametrize("view", [read, write])
+def test_own_timeout_without_an_expiry(open_browser, clock, view):
+    """So does a timeout of the session's own that has no expiry."""
     browser = used(open_browser(Own, idle_timeout=TIMEOUT))
     age(browser, idle_expire=None)
-    with pytest.raises(InconsistentDataError, match="idle_expire"):
-        browser.visit(read)
+    clock.shift(TIMEOUT + 1)
+    browser.visit(view)
+    assert left(browser) == TIMEOUT
+    assert is_alive(browser)
+
+
+def test_settings_that_the_row_is_older_than(open_browser, clock):
+    """NULL is the setting of the application where it is no value of the session's."""
+    browser = used(open_browser(Own, idle_timeout=TIMEOUT))
+    age(browser, extension_chance=None, extension_deadline=None)
+    later = twin(
+        open_browser(Own, idle_timeout=90, extension_chance=40, extension_deadline=50),
+        browser.cookie,
+    )
+    chances = later.ask(
+        lambda session: (
+            session.settings.idle_timeout,
+            session.settings.extension_chance,
+            session.settings.extension_deadline,
+        )
+    )
+    assert chances == (TIMEOUT, 40, 50)
+    clock.shift(51)
+    later.visit(read)
+    assert left(later) == TIMEOUT
+    assert row(later).extension_chance is None
 
 
 @pytest.mark.parametrize(
@@ -864,10 +915,8 @@ def test_own_timeout_without_an_expiry(open_browser):
         {"idle_timeout": -5},
         {"idle_timeout": 100_000_001},
         {"extension_delay": 0},
-        {"extension_chance": None},
         {"extension_chance": 0},
         {"extension_chance": 101},
-        {"extension_deadline": None},
         {"extension_deadline": 32768},
     ],
     ids=str,
@@ -897,12 +946,15 @@ def test_cookie_with_an_age_goes_out_with_each_extension(open_browser, clock, vi
     assert is_alive(browser)
 
 
-def test_cookie_with_an_age_stays_when_nothing_is_extended(open_browser, clock):
-    """Without an extension the cookie does not go out, not even with a write."""
+def test_cookie_with_an_age_goes_out_without_an_extension(open_browser, clock):
+    """The delay of extensions does not concern the cookie, which has its own."""
     browser = used(open_browser(extension_delay=20, **LASTING))
-    clock.shift(20)
+    clock.shift(9)
     assert sent(browser.visit(read)) is None
-    assert sent(browser.visit(write)) is not None
+    assert sent(browser.visit(write)) is None
+    clock.shift(1)
+    assert sent(browser.visit(read)) is not None
+    assert left(browser) == TIMEOUT - 1  # since the write
     assert sent(browser.visit(write)) is None
 
 

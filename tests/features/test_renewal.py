@@ -327,18 +327,26 @@ def test_grace_is_for_the_previous_id_only(browser, clock, recorder):
     assert len(recorder.events) == 1
 
 
-def test_previous_id_does_not_complete_the_next_renewal(open_browser, clock):
-    """A late request with the previous id neither gets nor confirms a candidate."""
-    browser = used(open_browser(renewal_timeout=TIMEOUT, renewal_grace=TIMEOUT + 20))
+def test_previous_id_does_not_complete_the_next_renewal(open_browser, clock, recorder):
+    """A grace ends with the renewal timeout: no candidate is out while it lasts."""
+    browser = used(
+        open_browser(
+            configure=recorder, renewal_timeout=TIMEOUT, renewal_grace=TIMEOUT + 20
+        )
+    )
     old, _ = renew(browser, clock)
-    clock.shift(TIMEOUT + 1)
+    clock.shift(TIMEOUT)
     late = twin(browser, old)
     assert sent(late.visit(read)) is None
+    assert is_alive(late)
+    assert sent(browser.visit(read)) is None
     assert row(browser).renewal_next is None
+    clock.shift(1)
     candidate = sent(browser.visit(read)).renewal_id
-    clock.shift(TRY_EVERY + 1)
-    assert sent(late.visit(read)) is None
     assert row(browser).renewal_next == candidate
+    assert recorder.events == []
+    assert late.ask(lambda session: session.new)
+    assert len(recorder.events) == 1
 
 
 def test_late_request_gets_no_cookie_that_lasts(open_browser, clock, recorder):
@@ -436,13 +444,25 @@ def test_unacknowledged_candidate_is_not_replaced_by_the_old_cookie(
 
 
 def test_takeover_with_a_max_age(open_browser, clock):
-    """The request that completes a renewal and extends the session keeps its cookie."""
+    """The request that completes a renewal sends its cookie again if that is due."""
     browser = used(open_browser(idle_timeout=1000, cookie_max_age=1000, **RENEWAL))
     clock.shift(TIMEOUT + 1)
     candidate = sent(browser.visit(read)).renewal_id
-    clock.shift(1)
+    assert row(browser).sent == now()
+    clock.shift(100)
     again = sent(browser.visit(read))
     assert again.renewal_id == candidate == row(browser).renewal_id
+    assert (row(browser).sent, row(browser).renewed) == (now(), now())
+
+
+def test_takeover_soon_with_a_max_age(open_browser, clock):
+    """A candidate that has just been sent isn't sent again when it comes back."""
+    browser = used(open_browser(idle_timeout=1000, cookie_max_age=1000, **RENEWAL))
+    clock.shift(TIMEOUT + 1)
+    candidate = sent(browser.visit(read)).renewal_id
+    clock.shift(99)
+    assert sent(browser.visit(read)) is None
+    assert row(browser).renewal_id == candidate
 
 
 # Violations.
@@ -460,9 +480,10 @@ def test_violation(browser, recorder):
     assert browser.ask(lambda session: session.new)
 
 
-def test_event_of_a_violation(browser, recorder):
+def test_event_of_a_violation(browser, clock, recorder):
     """The event carries the request, the user, and no exception."""
     browser.visit(lambda request: setattr(request.session, "userid", 5))
+    clock.shift(GRACE + 1)
     twin(browser, forged(browser)).visit(read, "/path")
     (event,) = recorder.events
     assert isinstance(event.request, Request)
@@ -1045,15 +1066,16 @@ def check_requests_at_once(engine, clock):
 
 
 def test_rotation_renews(browser, clock, recorder):
-    """A rotated session has a new renewal id as well, and counts as renewed."""
+    """A rotated session has a new renewal id, and counts as renewed; its id stays."""
     before = row(browser)
     old = browser.cookie
     clock.shift(50)
     cookie = sent(browser.visit(lambda request: request.session.rotate()))
     after = row(browser)
     assert (cookie.id, cookie.renewal_id) == (after.id, after.renewal_id)
-    assert after.id != before.id
+    assert after.id == before.id
     assert after.renewal_id != before.renewal_id
+    assert (after.rotated, after.rotated_from) == (now(), before.renewal_id)
     assert after.renewed == now()
     assert twin(browser, old).ask(lambda session: session.new)
     assert recorder.events == []
@@ -1202,13 +1224,30 @@ def test_clock_that_is_set_back(browser, clock, recorder):
     assert recorder.events == []
 
 
-def test_clock_that_is_set_back_after_a_takeover(browser, clock, recorder):
-    """The previous id is good at least as long as the grace."""
+@pytest.mark.parametrize(("seconds", "is_good"), [(GRACE, True), (GRACE + 1, False)])
+def test_clock_that_is_set_back_after_a_takeover(
+    browser, clock, recorder, seconds, is_good
+):
+    """A clock that is set back lengthens no grace, and makes no thief of anyone."""
     old, _ = renew(browser, clock)
-    clock.shift(-50)
-    assert is_alive(twin(browser, old))
+    clock.shift(-seconds)
+    late = twin(browser, old)
+    assert late.ask(lambda session: session.new) is not is_good
+    assert late.cookie == old
     assert is_alive(browser)
     assert recorder.events == []
+
+
+def test_clock_that_is_set_back_after_a_takeover_without_a_grace(
+    open_browser, clock, recorder
+):
+    """Where there is no grace the previous id is a violation, whatever the clock."""
+    settings = {**RENEWAL, "renewal_grace": 0}
+    browser = used(open_browser(configure=recorder, **settings))
+    old, _ = renew(browser, clock)
+    clock.shift(-1)
+    assert twin(browser, old).ask(lambda session: session.new)
+    assert len(recorder.events) == 1
 
 
 def test_clock_that_is_set_back_after_a_trial(browser, clock, recorder):
@@ -1274,12 +1313,14 @@ def test_renewal_that_is_switched_off(open_browser, clock, recorder):
 
 
 def test_cookie_after_renewal_was_switched_off(open_browser):
-    """A cookie carries a renewal id only while renewal is on for the session."""
+    """A rotated session has a renewal id, with renewal or without it."""
     browser = used(open_browser(**RENEWAL))
-    later = twin(open_browser(), browser.cookie)
+    old = browser.cookie
+    later = twin(open_browser(renewal_grace=GRACE), old)
     cookie = sent(later.visit(lambda request: request.session.rotate()))
-    assert cookie.renewal_id is None
+    assert cookie.renewal_id == row(browser).renewal_id
     assert is_alive(later)
+    assert twin(later, old).ask(lambda session: session.new)
 
 
 def test_renewal_that_is_switched_off_and_on(open_browser, clock, recorder):
@@ -1335,7 +1376,6 @@ def test_violation_of_a_session_with_a_timeout_of_its_own(open_browser, recorder
     [
         {"renewal_timeout": 0},
         {"renewal_timeout": 100_000_001},
-        {"renewal_try_every": None},
         {"renewal_try_every": 0},
         {"renewal_try_every": 32768},
     ],
@@ -1347,3 +1387,20 @@ def test_bad_settings_of_its_own(open_lite_browser, columns):
     age(browser, **columns)
     with pytest.raises(InconsistentDataError, match=next(iter(columns))):
         browser.visit(read)
+
+
+def test_settings_that_the_row_is_older_than(open_browser, clock):
+    """NULL is the setting of the application where it is no value of the session's."""
+    browser = used(open_browser(Own, **RENEWAL))
+    age(browser, renewal_try_every=None)
+    old = browser.cookie
+    later = twin(open_browser(Own, renewal_try_every=30), old)
+    assert later.ask(lambda session: session.settings.renewal_try_every) == 30
+    clock.shift(TIMEOUT + 1)
+    assert sent(later.visit(read)) is not None
+    use_cookie(later, old)
+    clock.shift(30)
+    assert sent(later.visit(read)) is None
+    clock.shift(1)
+    assert sent(later.visit(read)) is not None
+    assert row(browser).renewal_try_every is None

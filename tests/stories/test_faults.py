@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import sessionmaker
 
 from docs.examples.sqlite_workers import let_processes_share
-from pyramid_sqlalchemy_sessions.config import SessionConfig
+from pyramid_sqlalchemy_sessions.session_config import SessionConfig
 from pyramid_sqlalchemy_sessions.serializer import AESGCMSerializer
 from pyramid_sqlalchemy_sessions.session import SessionFactory
 from stress.application import TABLES, Entry, Options, Visitor
@@ -154,18 +154,38 @@ def test_what_is_due_fails(engine):
     assert later.application.row().idle_expire == before + 50
 
 
-@on_servers
-def test_half_of_what_is_due_fails(engine):
-    """A renewal whose transaction is rolled back sends no cookie.
+def test_renewal_fails_for_good(engine):
+    """A renewal that fails in both transactions changes nothing and sends no cookie.
 
-    Nobody would know the new one: it would be taken for a stolen one.
+    A cookie that no row knows of would be taken for a stolen one.
     """
     later = a_while_later(engine, engine, 500)
-    with failing_updates(engine, 1, 2) as updates:
+    before = later.application.row()
+    with failing_updates(engine, 0, 1) as updates:
         response = later.visit(lambda request: str(request.session["a"]))
-    assert len(updates) == 3
+    assert response.text == "1"
+    assert len(updates) == 2
     assert set_cookies(response) == []
-    assert later.application.row().renewal_next is None
+    row = later.application.row()
+    assert (row.renewal_next, row.renewal_tried) == (None, None)
+    assert (row.renewal_id, row.idle_expire) == (before.renewal_id, before.idle_expire)
+    assert later.ask(dict) == {"a": 1}
+
+
+def test_renewal_fails_before_the_commit(engine):
+    """A renewal that fails is made after the commit; the cookie has the candidate."""
+    later = a_while_later(engine, engine, 500)
+    with failing_updates(engine, 0) as updates:
+        response = later.visit(lambda request: str(request.session["a"]))
+    assert len(updates) == 2
+    (cookie,) = set_cookies(response)
+    candidate = later.application.row().renewal_next
+    assert candidate is not None
+    later.reset()
+    later.set_cookie("session", cookie.partition(";")[0].partition("=")[2])
+    assert later.ask(dict) == {"a": 1}
+    row = later.application.row()
+    assert (row.renewal_id, row.renewal_next) == (candidate, None)
 
 
 @on_servers

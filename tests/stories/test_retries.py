@@ -7,7 +7,8 @@ from copy import deepcopy
 import pytest
 from pyramid.response import Response
 from pyramid_retry import RetryableException, mark_error_retryable
-from sqlalchemy import ForeignKey, Integer, String, text
+from sqlalchemy import ForeignKey, Integer, String, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import mapped_column, relationship
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.pool import NullPool
@@ -141,9 +142,11 @@ def test_only_the_last_attempt_ends_the_session(engine, deed):
             raise RetryableException
 
     browser = visitor(engine)
-    before = browser.application.row().id
+    before = browser.application.row()
     assert set_cookies(browser.visit(view)) == []
-    assert browser.application.row().id == before
+    row = browser.application.row()
+    assert (row.id, row.renewal_id) == (before.id, before.renewal_id)
+    assert (row.rotated, row.version) == (None, 1)
 
 
 @new_and_stored
@@ -247,16 +250,45 @@ def test_a_conflict_is_tried_again(engine):
 
 
 @pytest.mark.parametrize("explicit", [True, False], ids=["explicit", "thread-local"])
-def test_a_conflict_is_tried_again_and_again(engine, explicit):
-    """Conflicts in all attempts but the last one are survived."""
+def test_a_second_conflict_is_impossible(engine, explicit):
+    """The second attempt holds a lock: no other request gets ahead of it."""
     browser = visitor(engine, explicit=explicit)
-    if engine.dialect.name == "sqlite":
-        browser.visit(raced(browser, ATTEMPTS - 1))
-        assert browser.ask(lambda session: session["n"]) == 1 + ATTEMPTS
-    else:
-        # The second attempt holds a lock: nobody gets ahead of it.
-        browser.visit(raced(browser))
-        assert browser.ask(lambda session: session["n"]) == 3
+    blocked = []
+
+    def view(request):
+        increment(request)
+        if attempt(request) == 1:
+            as_another(browser, increment)
+        else:
+            with impatient(engine).connect() as connection:
+                try:
+                    connection.execute(text("UPDATE full_session SET version = 1"))
+                except DBAPIError:
+                    blocked.append(attempt(request))
+            connection.engine.dispose()
+
+    browser.visit(view)
+    assert browser.ask(lambda session: session["n"]) == 3
+    assert blocked == [2]
+
+
+def impatient(engine):
+    """Return another engine on the database, on which no statement waits for a lock."""
+    setting = {
+        "sqlite": "PRAGMA busy_timeout = 0",
+        "postgresql": "SET lock_timeout = 50",
+        "mysql": "SET SESSION innodb_lock_wait_timeout = 1",
+    }[engine.dialect.name]
+    other = create_engine(engine.url, poolclass=NullPool)
+
+    @event.listens_for(other, "connect")
+    def connect(connection, record):
+        cursor = connection.cursor()
+        cursor.execute(setting)
+        cursor.close()
+        connection.commit()
+
+    return other
 
 
 def test_a_conflict_without_attempts_left(engine):
@@ -273,58 +305,173 @@ def test_a_conflict_without_attempts_left(engine):
     assert browser.ask(lambda session: session["n"]) == 2
 
 
-@pytest.mark.parametrize(
-    "rival",
-    [
-        lambda request: request.session.flash("other"),
-        lambda request: request.session.update(other=1),
-        lambda request: setattr(request.session, "userid", 5),
-        lambda request: request.session.get_csrf_token(),
-        lambda request: request.session.changed(),
-    ],
-    ids=["flash", "update", "login", "csrf", "changed"],
-)
-def test_every_write_is_a_conflict(engine, rival):
-    """Whatever the other request wrote, a write on top of it is refused."""
+#: What requests do, and which of them meet: all others are merged.
+DEEDS = {
+    "increment": increment,
+    "assign": lambda request: request.session.update(n=5),
+    "other key": lambda request: request.session.update(other=1),
+    "another key": lambda request: request.session.update(another=1),
+    "nested": lambda request: request.session["nested"].append(1),
+    "list": lambda request: request.session.update(seen=[*request.session]),
+    "clear": lambda request: request.session.clear(),
+    "flash": lambda request: request.session.flash("message"),
+    "flash once": lambda request: request.session.flash("message", "", False),
+    "other queue": lambda request: request.session.pop_flash("queue"),
+    "login": lambda request: setattr(request.session, "userid", 5),
+    "csrf": lambda request: request.session.new_csrf_token(),
+    "rotate": lambda request: request.session.rotate(),
+    "changed": lambda request: request.session.changed(),
+}
+
+#: Those of another request that the deed of the slower one doesn't fit.
+CLASHES = {
+    "increment": {"increment", "assign", "clear"},
+    "assign": {"increment", "assign", "clear"},
+    "other key": {"other key"},
+    "another key": {"another key"},
+    "nested": {"nested", "clear"},
+    "list": {
+        "increment",
+        "assign",
+        "other key",
+        "another key",
+        "nested",
+        "list",
+        "clear",
+    },
+    "clear": {
+        "increment",
+        "assign",
+        "other key",
+        "another key",
+        "nested",
+        "list",
+        "clear",
+    },
+    "flash": set(),
+    "flash once": {"flash", "flash once"},
+    "other queue": {"other queue"},
+    "login": {"csrf", "rotate"},
+    "csrf": {"csrf", "rotate"},
+    "rotate": {"csrf", "rotate"},
+    # It conflicts with every write.
+    "changed": DEEDS.keys(),
+}
+
+
+@pytest.mark.parametrize("late", DEEDS)
+@pytest.mark.parametrize("quick", DEEDS)
+def test_only_what_meets_is_a_conflict(engine, quick, late):
+    """A write is refused if what it read or wrote was changed, and merged if not."""
+    browser = Browser(Application(engine))
+
+    def begin(request):
+        request.session.update(n=1, nested=[0])
+        request.session.flash("first", "queue")
+        request.session.get_csrf_token()
+
+    browser.visit(begin)
+    before = browser.application.row()
+
+    def view(request):
+        DEEDS[late](request)
+        as_another(browser, DEEDS[quick])
+
+    # The user is always looked at.
+    clashes = CLASHES[late] | {"login"}
+    if quick in clashes:
+        with pytest.raises(StaleDataError):
+            browser.visit(view)
+        assert browser.application.row().version == 2
+    else:
+        browser.visit(view)
+        row = browser.application.row()
+        assert (row.id, row.version) == (before.id, 3)
+
+
+def stored(browser):
+    """Return what is stored, as a session with this cookie finds it."""
+    return browser.ask(lambda s: (dict(s), s.peek_flash(), s.peek_flash("queue")))
+
+
+def test_what_is_merged_is_all_there(engine):
+    """Both requests' keys, messages and tokens are stored, each in its own order."""
+    browser = Browser(Application(engine))
+
+    def begin(request):
+        request.session.update(n=1, nested=[0], gone=1, both=1)
+        request.session.flash("first")
+        request.session.flash("first", "queue")
+
+    def rival(request):
+        request.session["n"] = 2
+        request.session["rival"] = 1
+        del request.session["both"]
+        request.session.flash("rival")
+        request.session.pop_flash("queue")
+
+    def view(request):
+        request.session["nested"].append(1)
+        del request.session["gone"]
+        request.session["own"] = 1
+        request.session.flash("own")
+        request.session.get_csrf_token()
+        as_another(browser, rival)
+
+    browser.visit(begin)
+    browser.visit(view)
+    data, messages, queue = stored(browser)
+    assert data == {"n": 2, "nested": [0, 1], "rival": 1, "own": 1}
+    assert [*data] == ["n", "nested", "rival", "own"]
+    assert messages == ["first", "rival", "own"]
+    assert queue == []
+    assert browser.application.row().csrf_token is not None
+
+
+def test_an_end_wins_over_a_write(engine):
+    """A request that ends the session is not refused, whatever others wrote."""
     browser = Browser(Application(engine))
     browser.visit(lambda request: request.session.update(n=1))
 
     def view(request):
-        increment(request)
-        as_another(browser, rival)
+        request.session["n"] += 1
+        request.session.invalidate()
+        as_another(browser, increment)
 
-    with pytest.raises(StaleDataError):
-        browser.visit(view)
-    assert browser.application.rows()[0].version == 2
+    browser.visit(view)
+    assert browser.application.rows() == []
+    assert not browser.cookie
+
+
+@pytest.mark.parametrize("rival", ["rotate", "login"])
+def test_an_end_wins_over_a_new_cookie(engine, rival):
+    """A logout under way while the cookie is replaced ends the session all the same."""
+    browser = Browser(Application(engine))
+    browser.visit(lambda request: request.session.update(n=1))
+
+    def view(request):
+        request.session.invalidate()
+        as_another(browser, DEEDS[rival])
+
+    browser.visit(view)
+    assert browser.application.rows() == []
 
 
 @pytest.mark.parametrize(
-    "deed",
-    [
-        lambda request: request.session.flash("own"),
-        lambda request: request.session.invalidate(),
-        lambda request: request.session.rotate(),
-        lambda request: setattr(request.session, "userid", 5),
-        lambda request: request.session.changed(),
-        lambda request: request.session["nested"].append(1),
-    ],
-    ids=["flash", "invalidate", "rotate", "login", "changed", "nested"],
+    "deed", ["increment", "nested", "flash", "login", "csrf", "rotate", "changed"]
 )
-def test_every_write_notices_a_conflict(engine, deed):
-    """Whatever a request writes, it is refused when another one was faster."""
+def test_a_write_does_not_bring_back_a_session(engine, deed):
+    """Whatever a request writes, it is refused when another one ended the session."""
     browser = Browser(Application(engine))
     browser.visit(lambda request: request.session.update(n=1, nested=[0]))
-    before = browser.application.row().id
 
     def view(request):
-        deed(request)
-        as_another(browser, increment)
+        DEEDS[deed](request)
+        as_another(browser, lambda request: request.session.invalidate())
 
     with pytest.raises(StaleDataError):
         browser.visit(view)
-    row = browser.application.row()
-    assert (row.id, row.version) == (before, 2)
-    assert browser.ask(lambda session: session["n"]) == 2
+    assert browser.application.rows() == []
 
 
 def test_a_read_is_no_conflict(engine):
@@ -346,19 +493,46 @@ def test_a_read_is_no_conflict(engine):
     assert browser.ask(lambda session: session["n"]) == 3
 
 
-@pytest.mark.parametrize("deed", ["invalidate", "rotate"])
-def test_a_session_that_ended_meanwhile_does_not_come_back(engine, deed):
-    """A write to a session that another request ended meanwhile never revives it."""
+def test_a_session_that_ended_meanwhile_does_not_come_back(engine):
+    """A write to a session that another request ended starts a new one."""
     browser = visitor(engine)
     before = browser.application.row().id
 
     def view(request):
         request.session["view"] = attempt(request)
         if attempt(request) == 1:
-            as_another(browser, lambda request: getattr(request.session, deed)())
+            as_another(browser, lambda request: request.session.invalidate())
 
     browser.visit(view)
-    assert before not in [row.id for row in browser.application.rows()]
+    assert browser.application.row().id != before
+    assert browser.ask(dict) == {"view": 2}
+
+
+@pytest.mark.parametrize("deed", ["rotate", "login"])
+def test_an_attempt_after_a_new_cookie_comes_too_late(engine, deed, caplog):
+    """Tried again after a rotation, a request finds an empty session and stores none.
+
+    However short the grace is: the cookie was good when the request came.
+    """
+    caplog.set_level("INFO")
+    browser = visitor(engine, renewal_grace=0)
+    before = browser.application.row()
+    found = []
+
+    def view(request):
+        session = request.session
+        found.append((session.is_late, session.get("n")))
+        session["n"] = session.get("n", 0) + 1
+        if attempt(request) == 1:
+            as_another(browser, DEEDS[deed])
+            raise RetryableException
+
+    response = browser.visit(view)
+    assert set_cookies(response) == []
+    assert found == [(False, 1), (True, None)]
+    row = browser.application.row()
+    assert (row.id, row.data, row.version) == (before.id, before.data, 2)
+    assert len(logged(caplog, "INFO")) == 1
 
 
 def test_both_requests_log_out(engine):

@@ -13,11 +13,12 @@ from sqlalchemy import Integer, String, event, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, sessionmaker
 
-from tests.application import Application, Browser, Failure, explicit_manager
+from tests.application import Application, Browser, Failure, Full, explicit_manager
 from tests.stories.transactions import (
     Refusal,
     Refuser,
     exception_view,
+    gives_access,
     logged,
     set_cookies,
 )
@@ -183,7 +184,7 @@ def test_a_stored_session_stays_what_it_was(engine, people, change):
         assert set_cookies(response) == []
     after = application.row()
     assert browser.cookie == cookie
-    for name in ("id", "version", "data", "flash", "userid", "csrf_token"):
+    for name in dict(Full.__table__.columns):
         assert getattr(after, name) == getattr(before, name)
 
 
@@ -494,20 +495,28 @@ def test_a_session_that_ends_in_the_second_transaction(engine):
 
 
 def test_rotated_in_both_transactions(engine):
-    """A session that is rotated in both transactions sends the last id only."""
+    """A session that is rotated in both transactions sends the last cookie only."""
     application = make_application(engine)
     browser = Browser(application)
     browser.visit(lambda request: request.session.update(a=1))
 
+    before, cookie = application.row(), browser.cookie
+    renewal_ids = []
+
     def view(request):
         request.session.rotate()
         request.tm.commit()
+        renewal_ids.append(application.row().renewal_id)
         request.tm.begin()
         request.session.rotate()
 
     response = browser.visit(view)
     assert len(set_cookies(response)) == 1
+    row = application.row()
+    assert (row.id, row.rotated_from) == (before.id, *renewal_ids)
+    assert row.renewal_id not in (None, *renewal_ids)
     assert browser.visit(lambda request: dict(request.session)).text == "{'a': 1}"
+    assert not gives_access(application, cookie)
 
 
 def test_between_two_transactions(engine):
@@ -753,6 +762,7 @@ def test_a_subrequest_fails_with_the_outer_request(engine, tweens):
     response = browser.visit(dispatch(outer, inner), status=500)
     assert set_cookies(response) == []
     assert browser.visit(lambda request: request.session["n"]).text == "1"
+    assert application.row().renewal_id is None
 
 
 def test_only_the_subrequest_uses_the_session(engine, caplog):

@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from tests.application import Application, Browser, Failure, statements
-from tests.stories.transactions import set_cookies
+from tests.stories.transactions import gives_access, set_cookies
 
 
 class Base(DeclarativeBase):
@@ -504,9 +504,8 @@ def test_invalidated_before_and_not_used_again(engine, savepoint):
 
 @everywhere
 def test_rotated_inside(engine, savepoint):
-    """A rotation inside is taken back: the old id lives, and no cookie is sent."""
+    """A rotation inside is taken back: the cookie stays, and none is sent."""
     browser = visitor(engine)
-    before = browser.application.row().id
 
     def view(request):
         request.session["before"] = 1
@@ -516,7 +515,8 @@ def test_rotated_inside(engine, savepoint):
 
     response = browser.visit(view)
     assert set_cookies(response) == []
-    assert browser.application.row().id == before
+    row = browser.application.row()
+    assert (row.renewal_id, row.rotated, row.version) == (None, None, 2)
     assert contents(browser) == {"a": 1, "nested": [0], "before": 1}
 
 
@@ -524,7 +524,7 @@ def test_rotated_inside(engine, savepoint):
 def test_rotated_before(engine, savepoint):
     """A rotation before the savepoint survives the rollback."""
     browser = visitor(engine)
-    before = browser.application.row().id
+    before, cookie = browser.application.row(), browser.cookie
 
     def view(request):
         request.session.rotate()
@@ -535,8 +535,11 @@ def test_rotated_before(engine, savepoint):
 
     response = browser.visit(view)
     assert len(set_cookies(response)) == 1
-    assert browser.application.row().id != before
+    row = browser.application.row()
+    assert row.id == before.id
+    assert row.renewal_id is not None
     assert contents(browser) == {"a": 1, "nested": [0]}
+    assert not gives_access(browser.application, cookie)
 
 
 @everywhere
@@ -553,8 +556,80 @@ def test_logged_in_inside(engine, savepoint, stored):
         assert request.session.userid is None
 
     browser.visit(view)
-    assert browser.application.row().userid is None
+    row = browser.application.row()
+    assert (row.userid, row.renewal_id, row.rotated) == (None, None, None)
     assert contents(browser)["before"] == 1
+
+
+@everywhere
+@new_and_stored
+def test_persisted_inside(engine, savepoint, stored):
+    """What was written at once inside is taken back, and can be written again."""
+    browser = visitor(engine, stored)
+
+    def view(request):
+        request.session["before"] = 1
+        point = savepoint(request)
+        request.session["inside"] = 1
+        request.session.persist()
+        assert not request.session.new
+        point.rollback()
+        assert request.session.new is not stored
+        assert "inside" not in request.session
+        request.session["after"] = 1
+
+    response = browser.visit(view)
+    assert len(set_cookies(response)) == (not stored)
+    base = {"a": 1, "nested": [0]} if stored else {}
+    assert contents(browser) == {**base, "before": 1, "after": 1}
+    assert browser.application.row().version == 1 + stored
+
+
+@everywhere
+@new_and_stored
+def test_persisted_before(engine, savepoint, stored):
+    """What was written at once before stays, and what changed inside is taken back."""
+    browser = visitor(engine, stored)
+
+    def view(request):
+        request.session["before"] = 1
+        request.session.persist()
+        point = savepoint(request)
+        request.session["inside"] = 1
+        request.session.userid = 5
+        point.rollback()
+        assert not request.session.new
+        assert request.session.userid is None
+
+    response = browser.visit(view)
+    assert len(set_cookies(response)) == (not stored)
+    base = {"a": 1, "nested": [0]} if stored else {}
+    assert contents(browser) == {**base, "before": 1}
+    assert browser.application.row().version == 1 + stored
+
+
+@everywhere
+def test_another_user_inside(engine, savepoint):
+    """Dict and messages are back when a switch of users is taken back."""
+    browser = visitor(engine)
+
+    def log_in(request):
+        request.session.userid = 1
+        request.session.flash("one")
+
+    def view(request):
+        point = savepoint(request)
+        request.session.userid = 2
+        assert not dict(request.session)
+        assert request.session.peek_flash() == []
+        request.session["two"] = 2
+        point.rollback()
+        assert request.session.userid == 1
+
+    browser.visit(log_in)
+    assert set_cookies(browser.visit(view)) == []
+    assert contents(browser) == {"a": 1, "nested": [0]}
+    assert browser.ask(lambda session: session.pop_flash()) == ["first", "one"]
 
 
 @everywhere

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyramid.response import Response
 
-from tests.application import Failure
+from tests.application import Application, Browser, Failure
 
 
 class Refusal(Exception):
@@ -107,6 +107,13 @@ def all_of(*configures: Callable[[Any], None]):
 def set_cookies(response: Any) -> list[str]:
     """Return the Set-Cookie headers of a response."""
     return list(response.headers.getall("Set-Cookie"))
+
+
+def gives_access(application: Application, cookie: str | None) -> bool:
+    """Tell whether a cookie still leads to a stored session."""
+    another = Browser(application)
+    another.set_cookie("session", cookie)
+    return not another.ask(lambda session: session.new)
 
 
 def elsewhere(function: Callable[..., Any], *args: Any) -> Any:

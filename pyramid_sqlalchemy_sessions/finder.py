@@ -1,0 +1,129 @@
+"""Finds the session that the cookies of a request stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session as DBSession
+
+from .answer import Answer
+from .conflicts import WAS_LOST
+from .cookie import Ticket
+from .events import CookieCryptoErrorEvent, InvalidCookieErrorEvent
+from .exceptions import CookieCryptoError
+from .feature import Verdict
+from .findings import Findings
+from .outcome import Decision
+from .session_config import SessionConfig
+from .state import State
+from .unit import Unit
+from .upkeep import verdict_on
+
+__all__ = ["Finder"]
+
+#: Where the environ keeps what became of the tickets that were judged in the request.
+_ACCEPTED = "pyramid_sqlalchemy_sessions.accepted"
+
+
+class Finder:
+    """Knows the cookies of a request, and finds the session in a transaction."""
+
+    def __init__(
+        self, config: SessionConfig, request: Any, answer: Answer, findings: Findings
+    ):
+        self._config = config
+        self._request = request
+        self._answer = answer
+        self._findings = findings
+        self.now: int = config.clock()
+        reading = config.cookie.read(request)
+        self.tickets: tuple[Ticket, ...] = reading.tickets
+        #: What the session in force was found with.
+        self.ticket: Ticket | None = None
+        #: The dbsession that the rows are in, and the options of its connection.
+        self.dbsession: DBSession | None = None
+        self.options: Mapping[str, Any] = {}
+        if reading.error is not None:
+            answer.delete(Decision(None, config.settings))
+            kind: type[Any] = InvalidCookieErrorEvent
+            if isinstance(reading.error, CookieCryptoError):
+                kind = CookieCryptoErrorEvent
+            findings.notify(kind(request, reading.error))
+
+    def find(
+        self, unit: Unit, dbsession: DBSession | None, lock: bool = False
+    ) -> State:
+        """Return the state of the request's session, new if there is no good cookie."""
+        # pyramid_retry tries again: now wait for the others instead of racing them,
+        # unless nothing was in the way. A standby could not lock anything.
+        environ = self._request.environ
+        is_again = environ.get("retry.attempt", 0) > 0 and not environ.get(WAS_LOST)
+        late = None
+        for ticket in self.tickets:
+            assert dbsession is not None
+            state, verdict = self._load(unit, dbsession, ticket, lock or is_again)
+            if state is None:
+                continue
+            # A subrequest may have a dbsession of its own, with another connection: one
+            # of the two would wait forever for what the other has written.
+            self.dbsession = unit.dbsession_of(state) or dbsession
+            self.note_options(self.dbsession)
+            if verdict is Verdict.VALID:
+                self._accept(ticket)
+                return state
+            assert state.loaded is not None
+            if verdict is Verdict.LATE:
+                late = late or state.loaded
+            elif verdict is Verdict.EXPIRED:
+                self._findings.found_expired(state.loaded, self.now)
+            elif verdict is Verdict.VIOLATED:
+                self.tickets = tuple(each for each in self.tickets if each != ticket)
+                self._answer.delete(Decision(None, state.settings))
+                self._findings.found_violated(state.loaded)
+        new = State(self._config, None)
+        new.late = late
+        unit.add(new)
+        return new
+
+    def note_options(self, dbsession: DBSession) -> None:
+        """Remember how the application has set up the connection."""
+        connection = self._config.table.connection(dbsession)
+        self.options = connection.get_execution_options()
+
+    def _load(
+        self, unit: Unit, dbsession: DBSession, ticket: Ticket, lock: bool
+    ) -> tuple[State | None, Verdict | None]:
+        """Load what the ticket stands for, and judge it."""
+        state = unit.load(self._config, dbsession, ticket.id, lock)
+        verdict = self._verdict_on(state, ticket)
+        is_elsewhere = self._config.table.writes_elsewhere
+        if verdict is not Verdict.VALID and is_elsewhere(dbsession):
+            # A replica may be behind.
+            state = unit.read_again(self._config, dbsession, ticket.id)
+            verdict = self._verdict_on(state, ticket)
+        return state, verdict
+
+    def _verdict_on(self, state: State | None, ticket: Ticket) -> Verdict | None:
+        if state is None:
+            return None
+        if state.loaded is None:  # ended in this transaction, and begun anew
+            return Verdict.VALID
+        accepted = self._request.environ.setdefault(_ACCEPTED, {})
+        return verdict_on(state, ticket, self.now, accepted)
+
+    def _accept(self, ticket: Ticket) -> None:
+        self.ticket = ticket
+        decision = self._answer.decision
+        if decision is not None and decision.ticket is None:  # another one was bad
+            self._answer.decision = None
+        # Whoever has the good cookie, too, has not stolen the other one.
+        self._findings.acquit(ticket.id)
+
+    def settle_for(self, decision: Decision | None) -> None:
+        """Take for granted what the browser is going to have."""
+        if decision is not None and not decision.is_again:
+            self.ticket = decision.ticket
+            self.tickets = (self.ticket,) if self.ticket else ()
+        elif self.ticket is not None:
+            self.tickets = (self.ticket,)

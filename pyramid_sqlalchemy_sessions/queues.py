@@ -1,0 +1,129 @@
+"""The flash messages of a session, as it uses them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .codec import copy_message
+from .exceptions import InconsistentDataError
+
+__all__ = ["Queues", "QueuesPatch"]
+
+
+class QueuesPatch(NamedTuple):
+    """What was done to the flash messages, and which queues were looked at.
+
+    ``cleared``: all were removed first, without a look at them.
+    """
+
+    cleared: bool
+    popped: frozenset[str]
+    pushed: dict[str, list[Any]]
+    seen: frozenset[str]
+
+
+class Queues:
+    """The flash messages of a session: a dict of queues.
+
+    ``raw`` is what the column holds, and is never changed; nor are messages.
+    """
+
+    def __init__(self, raw: Any = None):
+        self.raw: Any = {} if raw is None else raw
+        self._cleared = False
+        self._popped: set[str] = set()
+        self._pushed: dict[str, list[Any]] = {}
+        self._seen: set[str] = set()
+
+    def copy(self) -> Queues:
+        """Return a copy that shares nothing that can change."""
+        twin = Queues(self.raw)
+        twin.apply(self.patch())
+        return twin
+
+    def begun(self) -> Queues:
+        """Return a copy in which nothing was changed or looked at so far."""
+        return Queues(self.encode() if self.may_differ else self.raw)
+
+    def peek(self, queue: str) -> list[Any]:
+        """Return copies of the messages of a queue."""
+        self._seen.add(queue)
+        kept = () if queue in self._popped else self._stored().get(queue, ())
+        return [
+            copy_message(message)
+            for messages in (kept, self._pushed.get(queue, ()))
+            for message in messages
+        ]
+
+    def pop(self, queue: str) -> list[Any]:
+        """Remove a queue and return its messages."""
+        messages = self.peek(queue)
+        if messages:
+            self._popped.add(queue)
+            self._pushed.pop(queue, None)
+        return messages
+
+    def push(self, queue: str, message: Any) -> None:
+        """Add a message to the end of a queue, without a look at the others."""
+        self._stored()  # they can be added to
+        self._pushed.setdefault(queue, []).append(message)
+
+    def clear(self) -> None:
+        """Remove all queues, without a look at them."""
+        self._cleared, self._pushed = True, {}
+
+    @property
+    def may_differ(self) -> bool:
+        """Whether the column has to hold anything else than it does."""
+        if self._cleared or self._pushed:
+            return bool(self.raw != self.encode())
+        return not self._popped.isdisjoint(self.raw)
+
+    def encode(self) -> dict[str, list[Any]]:
+        """Return the queues as the column takes them."""
+        queues = {
+            queue: list(messages)
+            for queue, messages in self._stored().items()
+            if queue not in self._popped
+        }
+        for queue, messages in self._pushed.items():
+            queues[queue] = [*queues.get(queue, ()), *messages]
+        return queues
+
+    def clean(self, raw: Any) -> None:
+        """Know that this is what the column holds now."""
+        self.raw, self._cleared, self._popped, self._pushed = raw, False, set(), {}
+
+    def patch(self) -> QueuesPatch:
+        """Return what was done here."""
+        pushed = {queue: list(each) for queue, each in self._pushed.items()}
+        popped, seen = frozenset(self._popped), frozenset(self._seen)
+        return QueuesPatch(self._cleared, popped, pushed, seen)
+
+    def apply(self, patch: QueuesPatch) -> None:
+        """Do here what was done to another session's queues."""
+        if patch.cleared:
+            self.clear()
+        for queue in patch.popped:
+            self._popped.add(queue)
+            self._pushed.pop(queue, None)
+        for queue, messages in patch.pushed.items():
+            self._pushed.setdefault(queue, []).extend(messages)
+        self._seen |= patch.seen
+
+    def clash(self, patch: QueuesPatch, now: Queues) -> bool:
+        """Tell whether a queue that a patch of this looked at is another one now."""
+        before, after = self._stored(), now._stored()
+        return any(before.get(queue) != after.get(queue) for queue in patch.seen)
+
+    def _stored(self) -> dict[str, list[Any]]:
+        raw = {} if self._cleared else self.raw
+        if not (
+            isinstance(raw, dict) and all(type(each) is list for each in raw.values())
+        ):
+            raise InconsistentDataError(
+                "the column 'flash' of a stored session holds something else than"
+                " lists of messages: was it written by another program? Set it to {},"
+                " or delete the row"
+            )
+        return raw

@@ -1,0 +1,236 @@
+"""All that the sessions of one factory have in common."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, literal, or_
+
+from .cookie import CookieAttributes, SessionCookie
+from .exceptions import ConfigurationError, InconsistentDataError
+from .feature import Feature
+from .features import features_of
+from .isolation import Isolation
+from .model import BASE_COLUMNS, BaseMixin, JSONDataMixin
+from .serializer import Serializer
+from .setting_kinds import shown
+from .settings import SETTINGS, DefaultSettings, assigned, parse_settings
+from .table import Table
+
+__all__ = ["TIMEOUTS", "SessionConfig"]
+
+log: logging.Logger = logging.getLogger(__name__)
+
+TIMEOUTS = frozenset({"idle_timeout", "absolute_timeout", "renewal_timeout"})
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+def _now() -> int:
+    return int(time.time())
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """All that the sessions of one factory have in common, made once at start-up."""
+
+    settings: DefaultSettings
+    cookie: SessionCookie
+    table: Table
+    features: tuple[Feature, ...]
+    timeouts: tuple[Feature, ...]  # those that let a session expire
+    keepers: tuple[Feature, ...]  # those for which something can be due
+    witnesses: tuple[Feature, ...]  # those that note what a request tells
+    own_settings: tuple[str, ...]  # those that each session has of its own
+    own_columns: tuple[str, ...]  # those that the application changes
+    clock: Callable[[], int]
+    _kinds: frozenset[type]
+    isolation: Isolation = field(default_factory=Isolation, repr=False)
+    _warned: set[str] = field(default_factory=set[str], repr=False)
+
+    @classmethod
+    def make(
+        cls,
+        serializer: Serializer,
+        model_class: type,
+        values: Mapping[str, Any],
+        clock: Callable[[], int] = _now,
+    ) -> SessionConfig:
+        """Check everything, and find out which features the model has.
+
+        `values` are the settings that are given, and perhaps the `prefix` that their
+        names have in the ini file, for the errors. Raises ConfigurationError.
+        """
+        given = dict(values)
+        prefix: str | None = given.pop("prefix", None)
+        _check_serializer(serializer)
+        settings = parse_settings(given, prefix)
+        if not (isinstance(model_class, type) and issubclass(model_class, BaseMixin)):
+            raise ConfigurationError(
+                f"{prefix or ''}model_class must be a mapped class with BaseMixin among"
+                f" its bases, not {shown(model_class)}"
+            )
+        features = features_of(model_class)
+        _check_mixins(given, settings, model_class, prefix)
+        names = [*BASE_COLUMNS, *(name for each in features for name in each.columns)]
+        return cls(
+            settings,
+            SessionCookie(settings.cookie_name, serializer),
+            Table(
+                model_class,
+                names,
+                issubclass(model_class, JSONDataMixin),
+                partial(_expired, features, settings),
+            ),
+            features,
+            _those_with("has_expired", features),
+            _those_with("due", features),
+            _those_with("note", features),
+            tuple(name for each in features for name in each.settings),
+            tuple(name for each in features for name in each.own_columns),
+            clock,
+            frozenset(kind for each in features for kind in type(each).__mro__),
+        )
+
+    def settings_of(self, values: Mapping[str, Any]) -> DefaultSettings:
+        """Return the settings of a session, from the values of its columns.
+
+        Raises InconsistentDataError if there is something in the row that never was a
+        setting.
+        """
+        if not self.own_settings:
+            return self.settings
+        own: dict[str, Any] = {}
+        for feature in self.features:
+            for name, value in feature.settings_in(values).items():
+                try:
+                    own[name] = _BY_NAME[name].parse(value)
+                except ValueError:
+                    # NULL: the row is older than the column.
+                    if value is not None:
+                        raise _bad_setting(feature, name) from None
+        return replace(self.settings, **own)
+
+    def columns_for(self, settings: DefaultSettings, created: int) -> dict[str, Any]:
+        """Return the columns that hold a session's own settings."""
+        columns: dict[str, Any] = {}
+        for feature in self.features:
+            columns.update(feature.columns_for(settings, created))
+        return columns
+
+    def cookie_attributes(self, settings: DefaultSettings) -> CookieAttributes:
+        """Return the attributes that the settings give to the cookie."""
+        return CookieAttributes(
+            settings.cookie_max_age,
+            settings.cookie_path,
+            settings.cookie_domain,
+            settings.cookie_secure,
+            settings.cookie_httponly,
+            settings.cookie_samesite,
+            settings.cookie_partitioned,
+        )
+
+    def expired(self, now: int) -> ColumnElement[bool] | None:
+        """Return the SQL for "expired at the time now"; None if nothing can expire."""
+        at = literal(now, BigInteger)
+        return _expired(self.features, self.settings, self.table.columns, at)
+
+    @property
+    def may_be_lasting(self) -> bool:
+        """Whether cookies can have a max-age, so that they have to be sent again."""
+        is_own = "cookie_max_age" in self.own_settings
+        return is_own or self.settings.cookie_max_age is not None
+
+    def has(self, feature: type[Feature]) -> bool:
+        """Tell whether the model has the feature."""
+        return feature in self._kinds
+
+    def lacking(self, feature: type[Feature]) -> str:
+        """Say that the model does not have the feature, and what to do."""
+        return (
+            f"the model {self.table.model_class.__qualname__} lacks"
+            f" {feature.mixin.__name__}: add it to the bases of the class, and its"
+            " columns to the table"
+        )
+
+    def warn_once(self, message: str) -> None:
+        """Log a warning, the first time only."""
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning(message)
+
+
+def _those_with(name: str, features: Iterable[Feature]) -> tuple[Feature, ...]:
+    """Return the features that have an answer of their own to a question."""
+    default = getattr(Feature, name)
+    return tuple(each for each in features if getattr(type(each), name) is not default)
+
+
+def _bad_setting(feature: Feature, name: str) -> InconsistentDataError:
+    """Return the error for what is in the row, without quoting it."""
+    source = "" if name in feature.columns else f" (from {feature.columns[-1]})"
+    return InconsistentDataError(
+        f"the row of this session holds a bad setting: {name}{source} must be"
+        f" {_BY_NAME[name].valid}. Was it written by another program? Correct it, or"
+        " delete the row"
+    )
+
+
+def _expired(
+    features: tuple[Feature, ...],
+    settings: DefaultSettings,
+    columns: Mapping[str, ColumnElement[Any]],
+    now: ColumnElement[int],
+) -> ColumnElement[bool] | None:
+    conditions = [feature.expired(columns, settings, now) for feature in features]
+    enabled = [each for each in conditions if each is not None]
+    return or_(*enabled) if enabled else None
+
+
+def _check_serializer(serializer: object) -> None:
+    # A class has the methods, too, and fails at the first cookie. The error doesn't
+    # show the value: it may be the key.
+    if isinstance(serializer, type) or not all(
+        callable(getattr(serializer, name, None)) for name in ("dumps", "loads")
+    ):
+        given = "a class" if isinstance(serializer, type) else type(serializer).__name__
+        raise ConfigurationError(
+            "serializer must be an object with the methods dumps and loads, such as"
+            f" AESGCMSerializer(key), not {given}"
+        )
+
+
+def _check_mixins(
+    given: Mapping[str, Any],
+    settings: DefaultSettings,
+    model_class: type,
+    prefix: str | None,
+) -> None:
+    """Refuse what is given for a mixin that the model lacks.
+
+    Whatever the value: whoever gives it believes that it does something.
+    """
+    mixins = {base.__name__ for base in model_class.__mro__}
+    for setting in SETTINGS:
+        value = getattr(settings, setting.name)
+        if setting.mixin is None:
+            continue
+        if setting.mixin in mixins:
+            if value is None and setting.name in TIMEOUTS:
+                log.info(
+                    "%s has %s, but the setting %s is not set, so this timeout is off.",
+                    model_class.__qualname__,
+                    setting.mixin,
+                    setting.name,
+                )
+        elif setting.name in given:
+            raise ConfigurationError(
+                f"{assigned(setting.name, value, prefix)} is given, but the model"
+                f" {model_class.__qualname__} lacks {setting.mixin}: add it to the"
+                " bases of the class, and its columns to the table, or leave the"
+                " setting out"
+            )
