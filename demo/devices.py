@@ -65,7 +65,7 @@ def change_password(request: Any) -> Any:
     user.set_password(form["new"])
     sessions = store(request, request.dbsession)
     ended = sessions.revoke_user(user.id, keep=session)
-    session.rotate()
+    session.authenticate(user.id)
     session.flash(f"You have a new password. Other sessions that are over: {ended}.")
     send_mail(ended, mail_fails="mail_fails" in form)
     return HTTPSeeOther(request.route_path("devices"))

@@ -17,8 +17,8 @@ from .models import User
 class SecurityPolicy:
     """Whoever is logged in may see everything.
 
-    The helper does the work: it keeps the user's id in the session. Logging in gives
-    the session a new id, logging out deletes the session.
+    The helper does the work: it keeps the user's id in the session. Logging in replaces
+    the session's cookie, logging out deletes the session.
     """
 
     def __init__(self) -> None:

@@ -153,7 +153,7 @@ WHY = {
     "grace": "His cookie was replaced a moment ago, and is still accepted, for requests"
     " that were on their way.",
     "alarm": "His cookie has been replaced.",
-    "dead": "A login or a logout has given the session another id since the theft.",
+    "dead": "A login or a logout has replaced the cookie since the theft.",
 }
 
 
@@ -164,23 +164,25 @@ def judge(request: Any, row: WebSession, cookie: str, now: int) -> dict[str, Any
     say what to expect.
     """
     id, renewal_id = open_cookie(request, cookie)
+    grace = cookie_settings(request).renewal_grace
+    is_off = request.session.settings.renewal_timeout is None
+    sent = {row.renewal_id, row.renewal_next or row.renewal_id}
     grace_end = None
-    if id != row.id:
+    if id == row.id and renewal_id in sent:
+        verdict = "off" if is_off else "good"
+    elif id != row.id or is_off or renewal_id in (None, row.rotated_from):
         verdict = "dead"
-    elif row.renewal_id is None:
-        verdict = "off"
-    elif renewal_id in (row.renewal_id, row.renewal_next):
-        verdict = "good"
+    elif renewal_id == row.renewal_previous and now <= row.renewed + grace:
+        verdict, grace_end = "grace", row.renewed + grace
+    elif row.rotated is not None and now <= row.rotated + grace:
+        verdict = "dead"  # for now: it is late
     else:
         verdict = "alarm"
-        if renewal_id == row.renewal_previous:
-            grace_end = row.renewed + cookie_settings(request).renewal_grace
-            verdict = "grace" if now <= grace_end else "alarm"
     return {"verdict": verdict, "renewal_id": renewal_id, "grace_end": grace_end}
 
 
 def open_cookie(request: Any, cookie: str) -> tuple[UUID, UUID | None]:
-    """Return the ids in a cookie: of the session, and of the renewal if that is on."""
+    """Return the ids in a cookie: of the session, and of the renewal, if any."""
     args = factory_args_from_settings(
         request.registry.settings, DottedNameResolver().maybe_resolve
     )

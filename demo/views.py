@@ -93,7 +93,7 @@ def trace(request: Any) -> dict[str, Any]:
     """Return what is going to be dead, for the next page to show: a demo's whim."""
     row = request.session.instance
     return {
-        "id": "none" if row is None else shorten(row.id),
+        "renewal_id": "none" if row is None else shorten(row.renewal_id),
         "cookie": request.cookies.get(cookie_settings(request).cookie_name, ""),
     }
 
@@ -104,7 +104,8 @@ def trace(request: Any) -> dict[str, Any]:
 def account(request: Any) -> dict[str, Any]:
     return {
         "before": request.session.get("before"),
-        "now": shorten(request.session.instance.id),
+        "id": shorten(request.session.id),
+        "now": shorten(request.session.instance.renewal_id),
         "code": source(forbidden),
     }
 

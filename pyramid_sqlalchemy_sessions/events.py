@@ -106,10 +106,11 @@ class SessionCreatedEvent(SessionEvent):
 
 
 class SessionRotatedEvent(SessionEvent):
-    """Sent after a session got a new id.
+    """Sent after a session's cookie was replaced by a login, a logout or `rotate()`.
 
     `cause` is "login", "logout" (the data stays), "switch" (to another user), or
-    "rotate" if the user is the same. `previous` is the fingerprint of the old id.
+    "rotate" if the user is the same. `previous` is the same as `fingerprint`, since a
+    session keeps its id.
     """
 
     def __init__(

@@ -98,10 +98,10 @@ class Patch:
                 return f"the column {name!r}"
         original = State(self.base.config, before)
         if original.data.clash(self.data, now.data):
-            return "a key of the session's dict"
+            return "a key"
         if original.flash.clash(self.flash, now.flash):
             return "a queue of flash messages"
-        return "the whole, since changed() was called" if self.is_forced else None
+        return "a part (and changed() was called here)" if self.is_forced else None
 
     def apply(self, target: State) -> None:
         """Do it to the target."""

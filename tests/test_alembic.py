@@ -444,25 +444,67 @@ op.add_column(
 )
 op.alter_column("session", "version", server_default=None)
 op.alter_column("session", "created", type_=sa.BigInteger())
+op.add_column("session", sa.Column("rotated", sa.BigInteger(), nullable=True))
+op.add_column("session", sa.Column("rotated_from", sa.Uuid(), nullable=True))
+op.add_column("session", sa.Column("sent", sa.BigInteger(), nullable=True))
+# UseridMixin
+op.add_column("session", sa.Column("authenticated", sa.BigInteger(), nullable=True))
+"""
+
+UPGRADE_WITHOUT_RENEWAL = """
+# Without RenewalMixin
+op.add_column("session", sa.Column("renewal_id", sa.Uuid(), nullable=True))
 """
 
 DOWNGRADE = """
+op.drop_column("session", "authenticated")
+op.drop_column("session", "sent")
+op.drop_column("session", "rotated_from")
+op.drop_column("session", "rotated")
 op.alter_column("session", "created", type_=sa.Integer())
 op.drop_column("session", "version")
+"""
+
+DOWNGRADE_WITHOUT_RENEWAL = """
+op.drop_column("session", "renewal_id")
 """
 
 #: ... and as SQL.
 UPGRADE_SQL = """
 ALTER TABLE session
     ADD COLUMN version INTEGER DEFAULT 1 NOT NULL,
+    ADD COLUMN rotated BIGINT,
+    ADD COLUMN rotated_from UUID,
+    ADD COLUMN sent BIGINT,
     ALTER COLUMN created TYPE BIGINT;
 ALTER TABLE session ALTER COLUMN version DROP DEFAULT;
+"""
+
+UPGRADE_USERID_SQL = """
+-- UseridMixin
+ALTER TABLE session
+    ADD COLUMN authenticated BIGINT;
+"""
+
+UPGRADE_WITHOUT_RENEWAL_SQL = """
+-- Without RenewalMixin
+ALTER TABLE session
+    ADD COLUMN renewal_id UUID;
 """
 
 DOWNGRADE_SQL = """
 ALTER TABLE session
     DROP COLUMN version,
+    DROP COLUMN rotated,
+    DROP COLUMN rotated_from,
+    DROP COLUMN sent,
+    DROP COLUMN authenticated,
     ALTER COLUMN created TYPE INTEGER;
+"""
+
+DOWNGRADE_WITHOUT_RENEWAL_SQL = """
+ALTER TABLE session
+    DROP COLUMN renewal_id;
 """
 
 #: What one with all features needs besides: the lines of the mixins that it has.
@@ -617,10 +659,12 @@ def test_table_of_0_1_0(by: str, migrations: Migrations, engine: Engine) -> None
     model = old()
     migrations.aim(model)
     if by == "alembic":
-        migrations.add(UPGRADE, DOWNGRADE)
+        migrations.add(
+            UPGRADE + UPGRADE_WITHOUT_RENEWAL, DOWNGRADE_WITHOUT_RENEWAL + DOWNGRADE
+        )
         migrations.upgrade()
     else:
-        execute(engine, UPGRADE_SQL)
+        execute(engine, UPGRADE_SQL + UPGRADE_USERID_SQL + UPGRADE_WITHOUT_RENEWAL_SQL)
     migrations.check()
     application = Application(engine, model)
     browser = Browser(application)
@@ -632,7 +676,7 @@ def test_table_of_0_1_0(by: str, migrations: Migrations, engine: Engine) -> None
     if by == "alembic":
         migrations.downgrade()
     else:
-        execute(engine, DOWNGRADE_SQL)
+        execute(engine, DOWNGRADE_WITHOUT_RENEWAL_SQL + DOWNGRADE_SQL)
     assert list(map(str, inspect(engine).get_columns("session"))) == list(
         map(str, before)
     )
@@ -666,7 +710,7 @@ def test_full_table_of_0_1_0(by: str, migrations: Migrations, engine: Engine) ->
         migrations.add(UPGRADE + UPGRADE_FEATURES, DOWNGRADE_FEATURES + DOWNGRADE)
         migrations.upgrade()
     else:
-        execute(engine, UPGRADE_SQL + UPGRADE_FEATURES_SQL)
+        execute(engine, UPGRADE_SQL + UPGRADE_USERID_SQL + UPGRADE_FEATURES_SQL)
     migrations.check()
     application = Application(
         engine, model, idle_timeout=600, absolute_timeout=6000, renewal_timeout=60
@@ -703,7 +747,7 @@ def test_without_the_migration(engine: Engine) -> None:
 
 
 def test_foreign_keys_are_kept(migrations: Migrations, engine: Engine) -> None:
-    """On a migrated table, what refers to the session follows it to its new id."""
+    """On a migrated table, what refers to a session stays with it when it rotates."""
     if engine.dialect.name == "sqlite":
         event.listen(
             engine,

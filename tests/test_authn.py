@@ -413,7 +413,7 @@ def test_user_with_a_name_for_an_id(engine, configure, name):
 
 
 def test_user_with_a_uuid_for_an_id(engine, configure):
-    """The column may be a UUID; the same user again gets another cookie, and no more."""
+    """The column may be a UUID; the same user again only gets another cookie."""
     create_tables(engine, OfMember)
     browser = Browser(Application(engine, OfMember, configure=configure))
     userid = uuid.uuid4()

@@ -127,12 +127,21 @@ def test_others_lose_updates(visit_with, back_end):
 
 
 def test_no_update_is_lost(visit_with):
-    """Here the second one is refused."""
+    """Here both are kept, since they change different keys."""
+    browser = visit_with(None)
+    browser.visit(overtaken_by(twin(browser), change))
+    assert keys(browser) == ["changed", "list", "n"]
+    assert browser.ask(lambda session: session["n"]) == 1
+
+
+def test_no_update_of_one_key_is_lost(visit_with):
+    """Here the second one is refused, if both change the same key."""
     browser = visit_with(None)
     with pytest.raises(StaleDataError):
-        browser.visit(overtaken_by(twin(browser), change))
-    assert keys(browser) == ["changed", "list", "n"]
-    assert browser.ask(lambda session: session["n"]) == 0
+        browser.visit(
+            overtaken_by(twin(browser), lambda request: request.session.update(n=7))
+        )
+    assert browser.ask(lambda session: session["n"]) == 7
 
 
 def log_out(request):

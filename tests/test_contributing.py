@@ -47,11 +47,13 @@ def begin(request):
 
 
 def test_feature(browser):
-    """It notes the page on which the session began, and no later one."""
+    """It notes the page on which the session began, then that of the login."""
     browser.visit(begin, "/lamps%20and%00more?price=1")
+    browser.visit(lambda request: request.session.update(a=2), "/later")
+    assert browser.application.row().entry_page == "/lamps%20and%00more"
     browser.visit(lambda request: setattr(request.session, "userid", 7), "/login")
     row = browser.application.row()
-    assert (row.userid, row.entry_page) == (7, "/lamps%20and%00more")
+    assert (row.userid, row.entry_page) == (7, "/login")
 
 
 def test_long_path(browser):

@@ -149,7 +149,8 @@ def alarms(browser):
 
 PANEL = [
     *("row-id", "row-version", "row-userid", "row-data", "row-flash"),
-    *("row-idle", "row-renewal"),
+    *("row-idle", "row-renewal", "row-rotated", "row-rotated-from"),
+    "row-authenticated",
 ]
 TIMES = "\N{MULTIPLICATION SIGN}"
 FULL = {name: number for name, _, number in PRODUCTS}
@@ -253,16 +254,19 @@ def test_bad_login_is_told(browser, name, password):
     assert browser.get("/account").status_int == 303
 
 
-def test_login_changes_the_id_and_the_csrf_token_and_keeps_the_data(browser):
-    """The cookie is another one after the login, the counter goes on."""
+def test_login_changes_the_cookie_and_the_csrf_token_and_keeps_the_data(browser):
+    """The renewal id is another one after it, the id stays, the counter goes on."""
     old_form = form_of(browser.get("/"), "/flash")
     cookie, before = browser.cookie, browser.panel()
     page = browser.log_in().follow()
     after = browser.panel()
     assert browser.cookie != cookie
-    assert after["row-id"] != before["row-id"]
-    assert page.html.find(id="id-before").get_text() == before["row-id"]
-    assert page.html.find(id="id-now").get_text() == after["row-id"]
+    assert after["row-id"] == before["row-id"]
+    assert after["row-renewal"] != before["row-renewal"] == after["row-rotated-from"]
+    assert page.html.find(id="renewal-before").get_text() == before["row-renewal"]
+    assert page.html.find(id="renewal-now").get_text() == after["row-renewal"]
+    assert before["row-rotated"] == before["row-authenticated"] == "NULL"
+    assert after["row-rotated"] == after["row-authenticated"] != "NULL"
     assert browser.get("/").html.find("output").get_text() == "2"
     assert "too old" in old_form.submit(status=400)
 
@@ -664,16 +668,18 @@ def test_alarm_is_recorded_whatever_the_request_was_for(browser, server, clock):
 
 
 def test_thief_is_a_stranger_after_a_login(browser, clock):
-    """A login changes the id, so that an old cookie is no alarm: it is just dead."""
+    """A cookie from before a login is no alarm, now or later: it is just dead."""
     press(browser.use(), "/timeouts/steal")
     browser.log_in()
-    assert "Dead." in browser.times()["thief"]
     before = len(alarms(browser))
-    assert (
-        "The thief is a stranger here."
-        in messages(press(browser.use(), "/timeouts/thief"))[-1]
-    )
-    assert len(alarms(browser)) == before
+    for seconds in (0, 60):
+        clock.shift(seconds)
+        assert "Dead." in browser.times()["thief"]
+        assert (
+            "The thief is a stranger here."
+            in messages(press(browser.use(), "/timeouts/thief"))[-1]
+        )
+        assert len(alarms(browser)) == before
 
 
 def test_nothing_notices_a_thief_without_renewal(browser, clock):
@@ -827,12 +833,12 @@ def test_log_out_the_others(devices, server):
 
 
 def test_change_password(devices, server):
-    """The new password counts, the other sessions are over, this one has a new id."""
+    """The new password counts, others are over, and this one has another cookie."""
     one, two = devices
-    before = one.panel()["row-id"]
+    before = one.panel()["row-renewal"]
     page = change_password(one).follow()
     assert "Other sessions that are over: 1." in messages(page)[0]
-    assert one.panel()["row-id"] != before
+    assert one.panel()["row-renewal"] != before
     assert not is_logged_in(two)
     assert is_logged_in(one)
     assert "password is wrong" in messages(two.log_in().follow())[-1]
@@ -849,7 +855,7 @@ def test_wrong_old_password(devices):
 def test_mail_that_fails(devices):
     """If the mail fails, the old password is back, and so is everybody."""
     one, two = devices
-    before = one.panel()["row-id"]
+    before = one.panel()["row-renewal"]
     page = change_password(one, fails=True, status=500)
     rows = page.html.find(id="rollback").tbody.find_all("tr")
     assert [row.find_all("td")[1].get_text() for row in rows] == [
@@ -858,6 +864,6 @@ def test_mail_that_fails(devices):
         "none",
     ]
     assert rows[1].td.get_text() == "ended: 1"
-    assert one.panel()["row-id"] == before
+    assert one.panel()["row-renewal"] == before
     assert is_logged_in(two)
     assert change_password(two).location.endswith("/sessions")

@@ -10,17 +10,20 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import json
 import re
 import sys
 import textwrap
 import time
 import uuid
 from configparser import ConfigParser
+from datetime import date, datetime, timedelta, timezone
+from datetime import time as clock_time
+from decimal import Decimal
 from pkgutil import resolve_name
 from types import FunctionType, ModuleType, SimpleNamespace
 
 import pytest
-import zope.sqlalchemy
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from pyramid.config import Configurator
@@ -32,11 +35,11 @@ from pyramid.csrf import (
 from pyramid.httpexceptions import HTTPForbidden, HTTPNotFound, HTTPSeeOther
 from pyramid.interfaces import ICSRFStoragePolicy, ISecurityPolicy
 from pyramid.scripting import prepare
+from pyramid.security import remember
 from sqlalchemy import (
     Integer,
     event,
     func,
-    insert,
     inspect,
     select,
     text,
@@ -59,6 +62,7 @@ from pyramid_sqlalchemy_sessions import (
     UseridMixin,
     UserSessionAuthenticationHelper,
     generate_secret_key,
+    later,
 )
 from pyramid_sqlalchemy_sessions.settings import SETTINGS
 from tests import test_alembic
@@ -170,6 +174,36 @@ class TestFeatures:
             browser.visit(lambda r: setattr(r.session, "userid", 1))
             assert browser.ask(lambda session: session.userid) == 1
 
+    def test_step_up(self, samples, sqlite_engine):
+        """Who logged in a while ago is asked for the password again."""
+        application = Application(sqlite_engine, samples.Session, configure=use_helper)
+        browser = Browser(application)
+        browser.visit(lambda r: remember(r, self.alice))
+        ask = samples.show_payments
+        assert browser.visit(ask).status_int == 200
+        with later(601):
+            assert browser.visit(ask).location.endswith("/password")
+            browser.visit(lambda r: remember(r, self.alice))
+            assert browser.visit(ask).status_int == 200
+
+    def test_late(self, samples, browser, caplog):
+        """A request that a login has overtaken stores nothing, and says so."""
+        browser.visit(lambda r: r.session.update(a=1))
+        overtaken = Browser(browser.application)
+        overtaken.set_cookie("session", str(browser.cookie))
+        browser.visit(lambda r: setattr(r.session, "userid", self.alice))
+        seen = []
+
+        def view(request):
+            seen.append((dict(request.session), request.session.is_late))
+            request.session["b"] = 2
+
+        assert "Set-Cookie" not in overtaken.visit(view).headers
+        assert seen == [({}, True)]
+        assert browser.ask(dict) == {"a": 1}
+        overtaken.visit(lambda r: r.session.invalidate())
+        assert browser.ask(lambda session: session.userid) is None
+
     def test_log_out_elsewhere(self, samples, browser):
         """The other sessions of the user end, this one stays."""
         other = Browser(browser.application)
@@ -201,14 +235,43 @@ class TestFeatures:
         assert browser.ask(dict) == {"cart": ["lamp"]}
 
     def test_json(self, samples, sqlite_engine):
-        """Tuples come back as lists; keys are strings; errors name the key."""
+        """What JSON lacks comes back equal; keys are strings; errors name the key."""
         browser = Browser(Application(sqlite_engine, samples.JSONSession))
-        browser.visit(lambda r: r.session.update(a=(1, 2), b={1: 2}))
-        assert browser.ask(dict) == {"a": [1, 2], "b": {"1": 2}}
+        stored = {name: kind for name, (kind, _) in tagged().items()}
+        browser.visit(lambda r: r.session.update(stored))
+        found = browser.ask(dict)
+        assert found == stored
+        assert [*map(type, found.values())] == [*map(type, stored.values())]
+        data = browser.application.row().data
+        assert data == {name: tag for name, (_, tag) in tagged().items()}
         with pytest.raises(TypeError, match="not 1"):
             browser.visit(lambda r: r.session.update({1: 2}))
         with pytest.raises(TypeError, match="'c'"):
             browser.visit(lambda r: r.session.update(c={1}))
+
+
+def tagged() -> dict[str, tuple[object, object]]:
+    """Return, for each line of the table of tags, a value and what stands for it."""
+    examples = {
+        "datetime": datetime(2026, 11, 27, 9, 30, tzinfo=timezone.utc),
+        "date": date(2026, 11, 27),
+        "time": clock_time(9, 30),
+        "timedelta": timedelta(days=1, hours=1),
+        "decimal": Decimal("9.95"),
+        "uuid": uuid.UUID("12345678-1234-5678-1234-567812345678"),
+        "bytes": b"\0\1\2",
+        "tuple": (1, 2),
+        "int": 2**64,
+        "items": {1: "one", 2: "two"},
+        "dict": {"$price": 5},
+    }
+    rows = table("features", "$datetime")
+    tags = [json.loads(re.findall("``(.*?)``", shown)[0]) for _, shown in rows]
+    assert [next(iter(tag)) for tag in tags] == [f"${name}" for name in examples]
+    return {
+        name: (value, tag)
+        for (name, value), tag in zip(examples.items(), tags, strict=True)
+    }
 
 
 class Policy(UserSessionAuthenticationHelper):
@@ -429,7 +492,7 @@ class TestTables:
         assert row.seen is not None
 
     def test_foreign_key(self, sqlite_engine):
-        """What refers to a session follows it."""
+        """What refers to a session stays with it, and ends with it."""
 
         @event.listens_for(sqlite_engine, "connect")
         def connect(connection, record):
@@ -439,17 +502,16 @@ class TestTables:
         browser = Browser(Application(sqlite_engine, self.samples.Session))
         browser.visit(lambda r: r.session.update(a=1))
         upload = self.samples.Upload.__table__
+        upload_file = self.samples.upload
 
-        def add(request):
-            values = {"session_id": request.session.instance.id}
-            request.dbsession.execute(insert(upload).values(values))
-            zope.sqlalchemy.mark_changed(request.dbsession, request.tm)
-
-        browser.visit(add)
+        other = Browser(browser.application)
+        for each in (browser, other):  # a session that is stored, and a new one
+            each.visit(upload_file)
         browser.visit(lambda r: setattr(r.session, "userid", 1))
         with sqlite_engine.connect() as connection:
-            (key,) = connection.scalars(select(upload.c.session_id))
-        assert key == browser.application.row().id
+            keys = set(connection.scalars(select(upload.c.session_id)))
+        assert keys == {row.id for row in browser.application.rows()}
+        other.visit(lambda r: r.session.invalidate())
         browser.visit(lambda r: r.session.invalidate())
         with sqlite_engine.connect() as connection:
             assert connection.scalar(select(func.count()).select_from(upload)) == 0
@@ -479,17 +541,25 @@ class TestTables:
 
     def test_migration(self):
         """What the pages show is what the tests of Alembic prove."""
-        upgrade = test_alembic.UPGRADE.strip() + test_alembic.UPGRADE_FEATURES.rstrip()
+        upgrade = (
+            test_alembic.UPGRADE.strip()
+            + test_alembic.UPGRADE_WITHOUT_RENEWAL.rstrip()
+            + test_alembic.UPGRADE_FEATURES.rstrip()
+        )
         _, _, body = sample("upgrade.py").partition("def upgrade():\n")
         assert textwrap.dedent(body).strip() == upgrade
         assert sample("upgrade.sql").strip() == test_alembic.UPGRADE_SQL.strip()
-        features = test_alembic.UPGRADE_FEATURES_SQL
+        features = (
+            test_alembic.UPGRADE_USERID_SQL.rstrip()
+            + test_alembic.UPGRADE_WITHOUT_RENEWAL_SQL.rstrip()
+            + test_alembic.UPGRADE_FEATURES_SQL
+        )
         assert sample("upgrade_features.sql").strip() == features.strip()
         fill = test_alembic.FILL_SETTINGS
         assert sample("fill_settings.sql").strip().rstrip(";") == fill.strip()
 
     def test_switching_on(self, sqlite_engine):
-        """Who was there before the timeout has it from now on."""
+        """Sessions from before the timeout can be given one, or begin it with a use."""
         model = make_model(IdleMixin)
         browser = Browser(Application(sqlite_engine, model))
         model.metadata.create_all(sqlite_engine)
@@ -543,7 +613,7 @@ def table(page: str, first: str) -> list[list[str]]:
 
 
 def test_log_in_without_csrf_mixin(sqlite_engine):
-    """The token survives a login, unless one draws a new one."""
+    """The token does not survive a login, also if it is kept in the dict."""
     model = make_model(UseridMixin)
     model.metadata.create_all(sqlite_engine)
     application = Application(sqlite_engine, model, configure=use_helper)
@@ -553,10 +623,10 @@ def test_log_in_without_csrf_mixin(sqlite_engine):
         return browser.visit(get_csrf_token).text
 
     before = token()
-    browser.visit(lambda r: setattr(r.session, "userid", 1))
-    assert token() == before
-    browser.visit(lambda r: load("security").log_in(r, 2))
+    browser.visit(lambda r: r.session.update(a=1))
+    browser.visit(lambda r: remember(r, 1))
     assert token() != before
+    assert browser.ask(dict)["a"] == 1
 
 
 def test_alarm(sqlite_engine, caplog):
@@ -653,6 +723,15 @@ def test_api():
     )
 
 
+def test_api_of_the_session():
+    """The page names every public attribute of a session that a dict doesn't have."""
+    (_, _, rest) = PAGES["api"].partition(".. autoclass:: Session()\n   :members: ")
+    named = rest.partition("\n\n")[0].replace(",", " ").split()
+    session = pyramid_sqlalchemy_sessions.Session
+    public = {name for name in dir(session) if name[0] != "_"} - set(dir(dict))
+    assert set(named) == public
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -707,11 +786,10 @@ def test_audit_log(sqlite_engine, caplog):
     browser = Browser(application)
     browser.visit(lambda request: request.session.update(a=1))
     browser.visit(lambda request: setattr(request.session, "userid", 7))
-    created, rotated, renamed = caplog.messages
-    before, now = (line.split()[1] for line in (created, rotated))
-    assert created == f"session {before} of user None: SessionCreatedEvent (data)"
-    assert rotated == f"session {now} of user 7: SessionRotatedEvent (login)"
-    assert renamed == f"session {now} was {before}"
+    created, rotated = caplog.messages
+    name = created.split()[1]
+    assert created == f"session {name} of user None: SessionCreatedEvent (data)"
+    assert rotated == f"session {name} of user 7: SessionRotatedEvent (login)"
 
 
 def test_audit_table(sqlite_engine):

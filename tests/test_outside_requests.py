@@ -188,6 +188,19 @@ def test_websocket(samples, chat, sqlite_engine):
         assert two.receive_text() == "User 8 says bye"
 
 
+@pytest.mark.parametrize("userid", [None, 9])
+def test_websocket_of_another_user(samples, chat, sqlite_engine, userid):
+    """A session that keeps its id while its user changes is cut off as well."""
+    application = Application(sqlite_engine, samples.WebSession)
+    (alice,) = browsers(application, 7)
+    with connect(chat, alice) as websocket:
+        alice.visit(lambda request: setattr(request.session, "userid", userid))
+        assert len(application.rows()) == 1
+        websocket.send_text("still here?")
+        with pytest.raises(WebSocketDisconnect):
+            websocket.receive_text()
+
+
 def test_websocket_refuses(samples, chat, sqlite_engine):
     """Guests, forged cookies and other sites are refused."""
     application = Application(sqlite_engine, samples.WebSession)

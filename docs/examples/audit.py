@@ -5,7 +5,7 @@ import logging
 from sqlalchemy import Integer, String
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
-from pyramid_sqlalchemy_sessions import SessionEvent, SessionRotatedEvent
+from pyramid_sqlalchemy_sessions import SessionEvent
 
 audit = logging.getLogger("audit")
 
@@ -26,8 +26,6 @@ def write_log(event):
     line = "session %s of user %s: %s (%s)"
     what = type(event).__name__
     audit.info(line, event.fingerprint, event.userid, what, event.cause)
-    if isinstance(event, SessionRotatedEvent):
-        audit.info("session %s was %s", event.fingerprint, event.previous)
 
 
 def keep(event):

@@ -1,20 +1,22 @@
-"""On which page a session began."""
+"""On which page a session began, or its user logged in."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from sqlalchemy import String
 from sqlalchemy.orm import mapped_column
 
 from ..feature import Feature
-from ..record import Record
+from ..settings import DefaultSettings
 
 __all__ = ["EntryPage", "EntryPageMixin"]
 
 
 class EntryPageMixin:
-    """Note the page on which the session began.
+    """Note the page on which the session began, or on which its user changed.
 
     The column ``entry_page`` holds its path, quoted as in a URL, cut to the length of
     the column. A model that wants more or less declares the column anew.
@@ -28,8 +30,10 @@ class EntryPage(Feature):
 
     mixin = EntryPageMixin
     columns: ClassVar[tuple[str, ...]] = ("entry_page",)
+    own_columns: ClassVar[tuple[str, ...]] = columns
 
-    def note(self, request: Any, record: Record) -> None:
-        if record.key is None:  # and not only another user
-            length = record.config.table.columns["entry_page"].type.length
-            record.values["entry_page"] = request.path[:length]
+    def note(
+        self, environ: Mapping[str, Any], settings: DefaultSettings, columns: Any
+    ) -> dict[str, Any]:
+        path = quote(environ.get("PATH_INFO", ""), encoding="latin-1")
+        return {"entry_page": path[: columns["entry_page"].type.length]}

@@ -63,6 +63,12 @@ def greet(request):
     return Response(f"Hello, {instance.user.name}")
 
 
+def show_payments(request):
+    if not request.session.is_fresh(600):
+        return HTTPSeeOther("/password")
+    return Response("Your payments")
+
+
 def log_out_elsewhere(request):
     session = request.session
     factory = request.registry.queryUtility(ISessionFactory)

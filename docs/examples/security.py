@@ -2,17 +2,9 @@
 
 import logging
 
-from pyramid.csrf import new_csrf_token
-from pyramid.security import remember
-
 from pyramid_sqlalchemy_sessions import RenewalViolationEvent
 
 log = logging.getLogger(__name__)
-
-
-def log_in(request, userid):
-    remember(request, userid)
-    new_csrf_token(request)
 
 
 def alarm(event):

@@ -37,6 +37,12 @@ class Upload(Base):
     id = mapped_column(Integer, primary_key=True)
     session_id = mapped_column(
         Uuid,
-        ForeignKey("session.id", onupdate="CASCADE", ondelete="CASCADE"),
+        ForeignKey("session.id", ondelete="CASCADE"),
         nullable=False,
     )
+
+
+def upload(request):
+    session = request.session
+    session.persist()
+    request.dbsession.add(Upload(session_id=session.id))

@@ -11,6 +11,13 @@ def upgrade():
     )
     op.alter_column("session", "version", server_default=None)
     op.alter_column("session", "created", type_=sa.BigInteger())
+    op.add_column("session", sa.Column("rotated", sa.BigInteger(), nullable=True))
+    op.add_column("session", sa.Column("rotated_from", sa.Uuid(), nullable=True))
+    op.add_column("session", sa.Column("sent", sa.BigInteger(), nullable=True))
+    # UseridMixin
+    op.add_column("session", sa.Column("authenticated", sa.BigInteger(), nullable=True))
+    # Without RenewalMixin
+    op.add_column("session", sa.Column("renewal_id", sa.Uuid(), nullable=True))
     # IdleMixin
     op.alter_column("session", "idle_expire", type_=sa.BigInteger())
     # ConfigIdleMixin

@@ -1,3 +1,9 @@
+-- UseridMixin
+ALTER TABLE session
+    ADD COLUMN authenticated BIGINT;
+-- Without RenewalMixin
+ALTER TABLE session
+    ADD COLUMN renewal_id UUID;
 -- IdleMixin
 ALTER TABLE session
     ALTER COLUMN idle_expire TYPE BIGINT;

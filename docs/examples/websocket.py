@@ -43,7 +43,8 @@ class Chat:
     async def is_alive(self, session):
         async with self.make_dbsession() as dbsession:
             store = AsyncSessionStore(dbsession, self.factory)
-            return await store.get(session.id) is not None
+            sessions = await store.of_user(session.userid)
+            return session.id in [each.id for each in sessions]
 
 
 def main():
