@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 from pyramid.interfaces import ISessionFactory
+from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_sqlalchemy_sessions import (
@@ -14,8 +16,9 @@ from pyramid_sqlalchemy_sessions import (
     UserSessionAuthenticationHelper,
     UserSessionAuthenticationPolicy,
 )
+from stress.changes import Changes
 from stress.histories import Part
-from stress.notes import KEY, REGISTERS, Notes, Plan
+from stress.notes import KEY, REGISTERS, WITHIN, Plan, version_in
 
 #: How many of a thousand requests do what.
 WEIGHTS = {
@@ -45,6 +48,9 @@ WEIGHTS = {
     "invalidate": 4,
     "rotate": 25,
     "revoke": 6,
+    "delete": 3,
+    "look_beside": 15,
+    "subrequest": 15,
     "replay": 30,
 }
 
@@ -57,7 +63,7 @@ class Crashed(Exception):
     """What no exception view answers, unless there is one for everything."""
 
 
-class Deeds(Notes):
+class Deeds(Changes):
     """One attempt at a request."""
 
     def view(self) -> None:
@@ -67,123 +73,30 @@ class Deeds(Notes):
             time.sleep(self.plan.pause)
         getattr(self, self.plan.kind)()
 
+    @property
+    def is_committed(self) -> bool:
+        """Whether pyramid_tm commits after an exception view, too."""
+        return "tm.commit_veto" in self.request.registry.settings
+
     def answer(self) -> None:
-        """Do something in an exception view, which starts from what is stored."""
+        """Do something in an exception view, which starts from what is stored.
+
+        Where a veto has everything committed, it goes on where the view failed.
+        """
         self.token += "h"
-        self.part = self.open_part(answers=True)
-        deeds = [self.bump, self.flash, self.append, self.read, self.both]
-        if self.plan.kind == "fail":
-            deeds += [self.forget, self.login]
+        deeds = [self.flash, self.read]
+        if self.is_committed:
+            if self.part.ends:
+                self.begin_anew(self.token)
+        else:
+            self.part = self.open_part(answers=True)
+            deeds.append(self.bump)
+            if self.plan.kind == "fail":
+                deeds += [self.forget, self.login]
+        # A part writes each register once.
+        deeds += [self.append] if "box" not in self.part.writes else []
+        deeds += [self.both] if "p" not in self.part.writes else []
         self.random.choice(deeds)()
-
-    # Reading.
-
-    def read(self) -> None:
-        """Read some registers."""
-        for register in self.random.sample(REGISTERS, self.random.randint(1, 4)):
-            self.look(register)
-
-    replay = read
-
-    def read_all(self) -> None:
-        """Read everything there is."""
-        everything = dict(self.session)
-        for register in REGISTERS:
-            self.look(register)
-        self.part.items = list(everything.get("box", {}).get("items", []))
-        self.part.values["blind"] = everything.get("blind")
-        self.part.peeked = self.session.peek_flash()
-
-    def peek(self) -> None:
-        """Read the messages."""
-        self.part.peeked = self.session.peek_flash()
-        self.part.values["blind"] = self.session.get("blind")
-
-    # Writing.
-
-    def bump(self) -> None:
-        """Count one register up."""
-        self.own()
-        self.write(self.random.choice("ab"))
-
-    def bump_in_place(self) -> None:
-        """Count one register up inside of the list that the session hands out."""
-        self.own()
-        n = self.look("a") + 1
-        if n == 1:
-            self.session["a"] = [0, None]
-        value = self.session["a"]
-        value[0] = n
-        value[1] = self.token
-        self.part.writes["a"] = (n, self.token)
-
-    def both(self) -> None:
-        """Write two registers that are never to be seen apart."""
-        self.own()
-        p, q = self.look("p") + 1, self.look("q") + 1
-        self.session.update(p=[p, self.token], q=[q, self.token])
-        self.part.writes.update(p=(p, self.token), q=(q, self.token))
-
-    def skew(self) -> None:
-        """Read one register and write the other."""
-        self.own()
-        read, written = self.random.sample("ab", 2)
-        self.look(read)
-        self.write(written)
-
-    def append(self) -> None:
-        """Append to a list inside of the session."""
-        self.own()
-        self.write("box")
-
-    def flash(self) -> None:
-        """Add a message."""
-        self.own()
-        self.session.flash(self.token)
-        self.part.flashed.append(self.token)
-
-    def flash_once(self) -> None:
-        """Add a message unless it is there, twice."""
-        self.own()
-        for _ in range(2):
-            self.session.flash(self.token, allow_duplicate=False)
-        self.part.flashed.append(self.token)
-
-    def pop(self) -> None:
-        """Take all messages."""
-        messages = self.session.pop_flash()
-        if self.part.popped is None:
-            self.part.popped = messages
-
-    def csrf(self) -> None:
-        """Read the CSRF token, which makes one if there is none."""
-        self.own()
-        self.part.values["csrf"] = self.session.get_csrf_token()
-
-    def new_csrf(self) -> None:
-        """Draw a new CSRF token."""
-        self.own()
-        self.part.values_written["csrf"] = self.session.new_csrf_token()
-
-    def blind(self) -> None:
-        """Overwrite a key without reading it."""
-        self.own()
-        self.session["blind"] = self.token
-        self.part.values_written["blind"] = self.token
-
-    def announce(self) -> None:
-        """Say that something changed, which nothing did."""
-        self.own()
-        self.session.changed()
-        self.look("a")
-
-    def persist(self) -> None:
-        """Write before the end of the request, and once more at its end."""
-        self.own()
-        self.write("a")
-        if hasattr(self.session, "persist") and self.part.counts:
-            self.session.persist()
-        self.write("b")
 
     # Changes that aren't to be stored.
 
@@ -242,8 +155,10 @@ class Deeds(Notes):
             self.forget,
             self.login,
         ]
-        weights = (6, 6, 6, 2, 2, 1, 1, 1)
-        for deed in self.random.choices(deeds, weights, k=2):
+        weights = [6, 6, 6, 2, 2, 1, 1, 1]
+        for _ in range(2):
+            (deed,) = self.random.choices(deeds, weights)
+            weights[deeds.index(deed)] = 0
             deed()
             if self.part.ends or len(self.op.parts) > 1:
                 break
@@ -295,8 +210,9 @@ class Deeds(Notes):
     def _end_late(self) -> None:
         """End the session that a late cookie stood for."""
         if self.op.is_late:
-            self.part.counts = self.plan.kind != "doom"
-            self.part.ends = True
+            counts = self.plan.kind != "doom"
+            self.part = Part(None, None, counts, self.part.answers, ends=True)
+            self.op.parts.append(self.part)
 
     def forget(self) -> None:
         """Log the user out, and perhaps say farewell in another session."""
@@ -309,8 +225,12 @@ class Deeds(Notes):
         self._end()
 
     def _end(self) -> None:
-        if self.part.found:
-            self.part.ends = True
+        self.part.ends = self.part.found is not None
+        # Nobody will see what was done before.
+        self.part.counts &= self.part.ends
+        self.part.writes.clear()
+        self.part.flashed.clear()
+        self.part.peeked, self.part.popped = self.part.popped, None
         self._end_late()
         if self.random.random() < 0.5:
             self.begin_anew(self.token + "f")
@@ -322,20 +242,68 @@ class Deeds(Notes):
         self.session.rotate()
         self.part.rotates = True
 
-    def revoke(self) -> None:
-        """End a user's sessions but this one."""
+    # Other sessions.
+
+    def _store(self) -> SessionStore:
         store = getattr(self.request, "session_store", None)
         if store is None:
             factory = self.request.registry.getUtility(ISessionFactory)
             store = SessionStore(self.request.dbsession, factory)
-        store.revoke_user(self.plan.user, keep=self.session)
+        return store
+
+    def revoke(self) -> None:
+        """End a user's sessions but this one."""
+        self._store().revoke_user(self.plan.user, keep=self.session)
         # A late one is not what its cookie stood for, so that isn't kept.
         self.part.revokes = (str(self.plan.user), self.part.lineage)
-        self.part.counts = self.plan.kind != "doom"
+        self.part.counts = True
+
+    def delete(self) -> None:
+        """End a session by its id."""
+        if self.plan.target and self._store().delete(uuid.UUID(self.plan.target)):
+            self.part.deletes = self.plan.target
+            self.part.counts = True
+
+    def look_beside(self) -> None:
+        """Read another session by its id."""
+        data = self.plan.target and self._store().get(uuid.UUID(self.plan.target))
+        if data:
+            part = Part(data.get("mark"), data.get("mark"), counts=False)
+            part.reads = {each: version_in(data, each) for each in REGISTERS}
+            self.op.parts.append(part)
+
+    def subrequest(self) -> None:
+        """Use the session in a subrequest, too."""
+        self.own()
+        self.write("a")
+        if self.part.found is None:
+            return
+        request = Request.blank("/", headers={"Cookie": self.request.headers["Cookie"]})
+        request.environ |= {
+            "tm.active": True,
+            "tm.manager": self.request.tm,
+            "app.dbsession": self.request.dbsession,
+            WITHIN: self,
+        }
+        self.request.invoke_subrequest(request)
+        self.look("b")
+        self.write("p")
+        self.write("q")
+
+    def within(self, request: Any) -> None:
+        """Do the part of the subrequest, which has a session of its own."""
+        outer, self.session = self.session, request.session
+        self.look("a")
+        self.write("b")
+        self.flash()
+        self.session = outer
 
 
 def view(request: Any) -> Response:
     """Do what the request was planned for."""
+    if outer := request.environ.get(WITHIN):
+        outer.within(request)
+        return Response("within")
     plan: Plan = request.environ[KEY]
     op = plan.op
     op.attempts += 1
@@ -348,5 +316,6 @@ def view(request: Any) -> Response:
 
 def answer(request: Any) -> Response:
     """Answer what a view raised, or what the commit did."""
-    request.environ["oracle.deeds"].answer()
-    return Response("caught", status=500)
+    deeds: Deeds = request.environ["oracle.deeds"]
+    deeds.answer()
+    return Response("caught", status=200 if deeds.is_committed else 500)

@@ -60,6 +60,8 @@ class Part:
     #: Whether an exception view did it.
     answers: bool = False
     is_stored: bool = False
+    #: Whether it may be lost in silence: the session was ended meanwhile.
+    is_doubtful: bool = False
     reads: dict[str, Version] = field(default_factory=dict)
     writes: dict[str, Version] = field(default_factory=dict)
     #: The values read of what has no versions, and those written.
@@ -76,6 +78,8 @@ class Part:
     rotates: bool = False
     #: Whose sessions are revoked, and the mark of the one that is kept.
     revokes: tuple[str, str | None] | None = None
+    #: The id of a session that is ended by it.
+    deletes: str | None = None
     #: All items of the list in the session.
     items: list[str] | None = None
     #: What the request itself noticed to be wrong.
@@ -228,6 +232,8 @@ class History:
             self._note_changes(op)
         for op in self.ops:
             self._note_revocations(op)
+        for op in self.ops:
+            self._note_doubts(op)
 
     def op_of(self, token: str) -> Op | None:
         """Return the request that a token is of."""
@@ -239,7 +245,8 @@ class History:
 
     def any_end(self, lineage: str) -> list[Op]:
         """Return all requests that ended the session or may have ended it."""
-        return [*self.ends[lineage], *self.may_end[lineage], *self.thefts[lineage]]
+        kinds = (self.ends, self.may_end, self.thefts)
+        return [op for kind in kinds for op in kind.get(lineage, ())]
 
     def slice(self, *names: str | None) -> str:
         """Return lines about these requests."""
@@ -264,6 +271,8 @@ class History:
             lineage = part.lineage or (self.of_cookie(op.cookie) if op.is_late else "")
             if part.ends and lineage:
                 self.ends[lineage].append(op)
+            if part.deletes in self.lineages:
+                self.ends[self.lineages[part.deletes]].append(op)
             if part.rotates and part.lineage:
                 self.rotations[part.lineage].append(op)
             if part.user and part.mark:
@@ -289,3 +298,9 @@ class History:
                 keeps = op.is_late and lineage == self.of_cookie(op.cookie)
                 if login.user == user and last.end < op.start and not keeps:
                     self.ends[lineage].append(op)
+
+    def _note_doubts(self, op: Op) -> None:
+        for part in op.stored:
+            if part.answers and part.lineage:
+                ends = [each for each in self.any_end(part.lineage) if each is not op]
+                part.is_doubtful = any(each.start < op.end for each in ends)

@@ -20,6 +20,9 @@ from stress.histories import Op, Part, Version
 #: Where the WSGI environment holds the plan of a request.
 KEY = "oracle.plan"
 
+#: Where that of a subrequest holds the deeds of the outer request.
+WITHIN = "oracle.within"
+
 #: What is counted up in the dict; ``box`` holds a list, whose length counts.
 REGISTERS = ("a", "b", "p", "q", "login", "box")
 
@@ -44,6 +47,17 @@ class Plan:
     seed: str
     #: How many seconds the view takes beside.
     pause: float
+    #: The id of another session.
+    target: str | None = None
+
+
+def version_in(data: Any, register: str) -> Version:
+    """Return the version of a register in a session, or in a dict."""
+    if register == "box":
+        items = data.get("box", {"items": []})["items"]
+        return (len(items), items[-1] if items else None)
+    value = data.get(register)
+    return (value[0], value[1]) if value else (0, None)
 
 
 class Notes:
@@ -82,11 +96,7 @@ class Notes:
 
     def version(self, register: str) -> Version:
         """Read a register without noting it."""
-        if register == "box":
-            items = self.session.get("box", {"items": []})["items"]
-            return (len(items), items[-1] if items else None)
-        value = self.session.get(register)
-        return (value[0], value[1]) if value else (0, None)
+        return version_in(self.session, register)
 
     def look(self, register: str) -> int:
         """Read a register and note it; return how often it was written."""

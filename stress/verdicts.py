@@ -48,10 +48,14 @@ def versions(history: History) -> Iterator[Violation]:
     """Nothing is written over unseen, and nothing is read that wasn't stored."""
     writers: dict[tuple[str | None, str], dict[int, tuple[Op, str | None]]]
     writers = defaultdict(dict)
+    doubtful: set[tuple[str | None, str, int, str | None]] = set()
     for op, part in _parts(history):
         if not part.is_stored:
             continue
         for register, (n, token) in part.writes.items():
+            if part.is_doubtful:
+                doubtful.add((part.mark, register, n, token))
+                continue
             other, _ = writers[part.mark, register].setdefault(n, (op, token))
             if other is not op:
                 yield Violation(
@@ -64,6 +68,8 @@ def versions(history: History) -> Iterator[Violation]:
             writer, written = writers[part.found, register].get(n, (None, None))
             if n == 0 or token == written:
                 continue
+            if (part.found, register, n, token) in doubtful:
+                continue
             yield _unstored(history, op, f"{register} {n} of {token}", token, writer)
         if part.reads.get("p") != part.reads.get("q") and {"p", "q"} <= set(part.reads):
             yield Violation(
@@ -73,7 +79,7 @@ def versions(history: History) -> Iterator[Violation]:
             )
         for n, token in enumerate(part.items or (), 1):
             writer, written = writers[part.found, "box"].get(n, (None, None))
-            if token != written:
+            if token != written and (part.found, "box", n, token) not in doubtful:
                 yield _unstored(history, op, f"item {n} of {token}", token, writer)
 
 
@@ -93,7 +99,7 @@ def serial_order(history: History) -> Iterator[Violation]:
         reads = {register: n for register, (n, _) in part.reads.items()}
         writes = {register: n for register, (n, _) in part.writes.items()}
         if mark and (reads or writes):
-            if not part.is_stored:
+            if not part.is_stored or part.is_doubtful:
                 writes = {}
             events.append((mark, Event(op.name, op.start, op.end, reads, writes)))
     for mark, each in by_session(events).items():
@@ -166,7 +172,7 @@ def messages(history: History) -> Iterator[Violation]:
             if flashed.get(token, (None, None))[1] != part.found:
                 if history.op_of(token) is not op:
                     yield _unstored(history, op, f"message {token}", token, None)
-            elif part.popped is not None and part.is_stored:
+            elif part.popped is not None and part.is_stored and not part.is_doubtful:
                 other = popped.setdefault(token, op)
                 if other is not op:
                     yield Violation(

@@ -50,6 +50,8 @@ class World:
     attempts: int = 20
     #: Whether an exception view answers all errors.
     catch_all: bool = False
+    #: Whether a veto lets pyramid_tm commit after an exception view.
+    veto: bool = False
     renewal_timeout: int | None = 2
     renewal_grace: int | None = None
     cookie_max_age: int | None = None
@@ -102,10 +104,15 @@ class Visitors:
         event.listen(self.engine, "begin", _begins)
         event.listen(self.engine, "before_cursor_execute", _executes)
         event.listen(self.engine, "commit", _commits)
+        settings: dict[str, Any] = {}
+        if world.attempts:
+            settings["retry.attempts"] = world.attempts
+        if world.veto:
+            settings["tm.commit_veto"] = "pyramid_tm.default_commit_veto"
         application = Application(
             self.engine,
             Witnessed,
-            settings={"retry.attempts": world.attempts} if world.attempts else {},
+            settings=settings,
             configure=self._configure,
             **world.settings,
         )
@@ -176,7 +183,12 @@ class Visitors:
         cookie = Cookie.open(OURS, held.value) if held.value else None
         op = Op(name, kind, browser, cookie, held.brought_by, time.monotonic())
         pause = chance.choice((0, 0, 0, 0.002, 0.01))
-        sent = self.request(op, Plan(op, kind, user, seed, pause), held.value)
+        target = None
+        if kind in ("delete", "look_beside"):
+            other = self.jars.take(chance.randrange(self.world.browsers)).value
+            target = other and Cookie.open(OURS, other)
+        plan = Plan(op, kind, user, seed, pause, target.id if target else None)
+        sent = self.request(op, plan, held.value)
         notes.append(op)
         self._bury(op, held)
         if browser is not None:

@@ -299,6 +299,21 @@ def test_an_end_that_is_undone():
     assert "end undone" in rules(begun(), end, final())
 
 
+def test_a_change_of_an_exception_view_beside_an_end():
+    """What an exception view changes in a session that ends may be lost in silence."""
+    counted = {"reads": {"b": (0, None)}, "writes": {"b": (1, "0.0.1h")}}
+    answer = op(1, part(), part(answers=True, **counted), status=CAUGHT, end=3.5)
+    end = op(2, part(ends=True))
+    gone = final(found=None, mark=None, reads={})
+    assert rules(begun(), answer, end, gone) == set()
+    other = write("b", 1, 1, "", name="0.0.3", end=1.7)
+    other.parts[0].reads["b"] = (0, None)
+    other.parts[0].writes["b"] = (1, "0.0.3")
+    assert rules(begun(), answer, end, other, gone) == set()
+    seen = op(4, part(reads={"b": (1, "0.0.1h")}), start=2.2, end=2.4)
+    assert rules(begun(), answer, end, seen, gone) == set()
+
+
 def test_an_end_by_a_late_cookie():
     """A logout with a cookie from before the login ends the session all the same."""
     login = write("login", 1, 1, "", sent=NEW)
