@@ -23,7 +23,7 @@ from typing import Any
 
 from sqlalchemy import create_engine, make_url
 
-from stress.histories import History, Op, Violation
+from stress.histories import REFUSED, History, Op, Violation
 from stress.jars import Post
 from stress.notes import Models
 from stress.verdicts import judge
@@ -150,6 +150,8 @@ def _report(title: str, world: World, run: Run) -> int:
     seconds = time.perf_counter() - start
     violations = judge(history, is_retried=world.attempts > 0)
     print(f"\n{title}, seed {world.seed}: {summary(history, seconds)}", flush=True)
+    for (kind, error), number in refusals(history).most_common(SHOWN):
+        print(f"  refused: {number} x {kind}: {error[:100]}")
     print(described_violations(history, violations), flush=True)
     return len(violations)
 
@@ -171,6 +173,15 @@ def summary(history: History, seconds: float) -> str:
         f"{sum(map(len, history.rotations.values()))} rotations",
     ]
     return ", ".join(facts)
+
+
+def refusals(history: History) -> Counter[tuple[str, str]]:
+    """Count what was refused, by what the request did and what it failed with."""
+    return Counter(
+        (f"{op.kind} after {op.attempts} attempts", op.error or "")
+        for op in history.ops
+        if op.status == REFUSED
+    )
 
 
 def described_violations(history: History, violations: list[Violation]) -> str:
