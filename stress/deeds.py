@@ -49,7 +49,7 @@ WEIGHTS = {
     "rotate": 25,
     "revoke": 6,
     "delete": 3,
-    "look_beside": 15,
+    "look_at_other": 15,
     "subrequest": 15,
     "replay": 30,
 }
@@ -87,7 +87,7 @@ class Deeds(Changes):
         deeds = [self.flash, self.read]
         if self.is_committed:
             if self.part.ends:
-                self.begin_anew(self.token)
+                self.start_again(self.token)
         else:
             self.part = self.open_part(answers=True)
             deeds.append(self.bump)
@@ -174,10 +174,10 @@ class Deeds(Changes):
             self.look("login")
         self._remember(user)
         if mark is None:  # new, or late
-            self.begin_anew(self.token)
+            self.start_again(self.token)
         elif before not in (None, user):
             self.part.clears = self.part.rotates = True
-            self.begin_anew(f"{mark}+{self.token}")
+            self.start_again(f"{mark}+{self.token}")
         else:
             self.part.rotates = True
         self.part.user = str(user)
@@ -226,14 +226,14 @@ class Deeds(Changes):
 
     def _end(self) -> None:
         self.part.ends = self.part.found is not None
-        # Nobody will see what was done before.
+        # What was done before goes with it.
         self.part.counts &= self.part.ends
         self.part.writes.clear()
         self.part.flashed.clear()
         self.part.peeked, self.part.popped = self.part.popped, None
         self._end_late()
         if self.random.random() < 0.5:
-            self.begin_anew(self.token + "f")
+            self.start_again(self.token + "f")
             self.token += "f"
             self.flash()
 
@@ -264,7 +264,7 @@ class Deeds(Changes):
             self.part.deletes = self.plan.target
             self.part.counts = True
 
-    def look_beside(self) -> None:
+    def look_at_other(self) -> None:
         """Read another session by its id."""
         data = self.plan.target and self._store().get(uuid.UUID(self.plan.target))
         if data:

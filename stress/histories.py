@@ -70,7 +70,7 @@ class Part:
     flashed: list[str] = field(default_factory=list)
     popped: list[str] | None = None
     peeked: list[str] | None = None
-    #: Who logs in, "nobody" if somebody logs out, None if neither.
+    #: The user who logs in; "nobody" for a logout, None if neither happens.
     user: str | None = None
     ends: bool = False
     #: Whether another user's login clears the session.
@@ -87,7 +87,7 @@ class Part:
 
     @property
     def lineage(self) -> str | None:
-        """The session that was found, whoever was logged in."""
+        """The session that was found, without regard to its user."""
         return lineage_of(self.found)
 
 
@@ -102,7 +102,7 @@ class Op:
 
     name: str
     kind: str
-    #: The number of the browser; None for whoever uses a cookie that is dead.
+    #: The number of the browser; None if this tries a cookie that is dead.
     browser: int | None
     cookie: Cookie | None
     #: The request whose answer brought the cookie.
@@ -146,7 +146,7 @@ class Op:
 
     @property
     def found(self) -> str | None:
-        """The session that the request found, whoever was logged in."""
+        """The session that the request found, without regard to its user."""
         return self.parts[0].lineage if self.parts else None
 
 
@@ -210,7 +210,7 @@ class Violation:
 class History:
     """The requests of a run, and what is to be looked up about them."""
 
-    def __init__(self, ops: list[Op], *, grace: float = 60, renewal: float = 2):
+    def __init__(self, ops: list[Op], *, grace: float = 60, renewal: float = 1):
         self.ops = sorted(ops, key=lambda op: op.start)
         self.grace = grace
         #: How long a request may take before a renewal may well have passed it.
@@ -277,7 +277,7 @@ class History:
                 self.rotations[part.lineage].append(op)
             if part.user and part.mark:
                 n, _ = part.writes["login"]
-                # Another user's login begins to count anew.
+                # The count starts again when another user logs in.
                 n += 1_000_000 * part.mark.count("+")
                 lineage = lineage_of(part.mark)
                 assert lineage

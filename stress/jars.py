@@ -34,7 +34,7 @@ class Jars:
             self.put(browser, Held())
 
     def bury(self, held: Held, until: float) -> None:
-        """Keep a dead cookie for who wants to try it, until it becomes a theft."""
+        """Keep a dead cookie to be tried, until it would count as stolen."""
         self._dead = [*self._dead[-50:], (until, held)]
 
     def dig_up(self, number: float, now: float) -> Held:

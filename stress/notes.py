@@ -12,6 +12,7 @@ from pyramid_sqlalchemy_sessions import (
     BaseMixin,
     CSRFMixin,
     IdleMixin,
+    JSONDataMixin,
     RenewalMixin,
     UseridMixin,
 )
@@ -37,6 +38,14 @@ class Witnessed(UseridMixin, CSRFMixin, IdleMixin, RenewalMixin, BaseMixin, Mode
     __tablename__ = "witnessed_session"
 
 
+class WitnessedAsJSON(
+    JSONDataMixin, UseridMixin, CSRFMixin, IdleMixin, RenewalMixin, BaseMixin, Models
+):
+    """The same, stored as JSON."""
+
+    __tablename__ = "witnessed_json_session"
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a request is to do, the same in each attempt. ``op`` is where to note it."""
@@ -45,7 +54,7 @@ class Plan:
     kind: str
     user: int
     seed: str
-    #: How many seconds the view takes beside.
+    #: How many seconds the view waits.
     pause: float
     #: The id of another session.
     target: str | None = None
@@ -82,8 +91,8 @@ class Notes:
         self.op.parts.append(part)
         return part
 
-    def begin_anew(self, mark: str) -> None:
-        """Write to what is another session, or this one cleared."""
+    def start_again(self, mark: str) -> None:
+        """Go on in a new session, or in this one after it was cleared."""
         answers = self.part.answers
         self.part = Part(None, mark, counts=self.plan.kind != "doom", answers=answers)
         self.op.parts.append(self.part)

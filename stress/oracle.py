@@ -89,6 +89,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "not retried": {"attempts": 0},
     "all errors answered": {"catch_all": True},
     "committed by a veto": {"veto": True},
+    "as JSON": {"json": True},
     "not renewed": {"renewal_timeout": None},
     "short grace": {"renewal_grace": 2},
     "sent again": {"cookie_max_age": 20, "lost": 60, "late": 300},

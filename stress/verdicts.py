@@ -37,7 +37,7 @@ def judge(history: History, *, is_retried: bool = False) -> list[Violation]:
 
 
 def _parts(history: History) -> Iterator[tuple[Op, Part]]:
-    """The parts of requests that told somebody what they had read."""
+    """The parts of requests whose reads reached a client."""
     for op in history.ops:
         if op.status in (DONE, CAUGHT, CRASHED):
             for part in op.parts:

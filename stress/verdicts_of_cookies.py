@@ -1,4 +1,4 @@
-"""What is wrong with cookies in a history: who is let in, and who is not."""
+"""What is wrong with the cookies in a history: which were let in, and which weren't."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from stress import deeds
 from stress.deeds import WEIGHTS, Crashed, Failed
 from stress.histories import CAUGHT, CRASHED, DONE, ERROR, REFUSED, Cookie, Op
 from stress.jars import Held
-from stress.notes import KEY, Plan, Witnessed
+from stress.notes import KEY, Plan, Witnessed, WitnessedAsJSON
 from tests.application import Application
 from tests.stories.parallel import engine_of
 
@@ -52,7 +52,9 @@ class World:
     catch_all: bool = False
     #: Whether a veto lets pyramid_tm commit after an exception view.
     veto: bool = False
-    renewal_timeout: int | None = 2
+    #: Whether the data are stored as JSON.
+    json: bool = False
+    renewal_timeout: int | None = 1
     renewal_grace: int | None = None
     cookie_max_age: int | None = None
     #: Of a thousand answers, how many are lost, or late.
@@ -74,13 +76,6 @@ class World:
 
 _local = threading.local()
 
-_COLUMNS = Witnessed.__table__.columns
-_IDS = [
-    _COLUMNS[name]
-    for name in ("id", "renewal_id", "renewal_next", "renewal_previous")
-    if name in _COLUMNS
-]
-
 
 class _Log(logging.Handler):
     """Adds errors to the request that they are logged in."""
@@ -98,6 +93,10 @@ class Visitors:
         self.world = world
         self.jars = jars
         self.place = place
+        self.model = WitnessedAsJSON if world.json else Witnessed
+        columns = self.model.__table__.columns
+        names = ("id", "renewal_id", "renewal_next", "renewal_previous")
+        self._ids = [columns[name] for name in names if name in columns]
         self.engine = engine_of(world.url, world.level)
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _wait_long)
@@ -111,14 +110,14 @@ class Visitors:
             settings["tm.commit_veto"] = "pyramid_tm.default_commit_veto"
         application = Application(
             self.engine,
-            Witnessed,
+            self.model,
             settings=settings,
             configure=self._configure,
             **world.settings,
         )
         application.view = deeds.view
         self.wsgi = application.wsgi
-        #: Looks at rows beside the requests, whatever their isolation level.
+        #: Looks at rows between requests, at an isolation level of its own.
         self.watcher = create_engine(world.url, isolation_level="AUTOCOMMIT")
         if self.engine.dialect.name == "sqlite":
             event.listen(self.watcher, "connect", _wait_long)
@@ -184,7 +183,7 @@ class Visitors:
         op = Op(name, kind, browser, cookie, held.brought_by, time.monotonic())
         pause = chance.choice((0, 0, 0, 0.002, 0.01))
         target = None
-        if kind in ("delete", "look_beside"):
+        if kind in ("delete", "look_at_other"):
             other = self.jars.take(chance.randrange(self.world.browsers)).value
             target = other and Cookie.open(OURS, other)
         plan = Plan(op, kind, user, seed, pause, target.id if target else None)
@@ -275,7 +274,7 @@ class Visitors:
     def _look_up(self, op: Op) -> None:
         """Look for the row that a cookie names."""
         assert op.sent is not None
-        statement = select(*_IDS).where(Witnessed.id == uuid.UUID(op.sent.id))
+        statement = select(*self._ids).where(self.model.id == uuid.UUID(op.sent.id))
         with self.watcher.connect() as connection:
             row = connection.execute(statement).one_or_none()
         op.checked = time.monotonic()
@@ -288,7 +287,7 @@ class Visitors:
         """Look at every session that there is, with a cookie made of its row."""
         ops = []
         with self.watcher.connect() as connection:
-            rows = connection.execute(select(*_IDS)).all()
+            rows = connection.execute(select(*self._ids)).all()
         for number, row in enumerate(rows):
             raw = row[0].bytes + (row[1].bytes if row[1] else b"")
             value = OURS.dumps(raw).decode("ascii")

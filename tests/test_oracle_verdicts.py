@@ -56,8 +56,8 @@ def op(number: int, *parts: Part, **options: Any) -> Op:
     return made
 
 
-def begun(**options: Any) -> Op:
-    """Return the request that begins the session."""
+def started(**options: Any) -> Op:
+    """Return the request that starts the session."""
     options = {"cookie": None, "brought_by": None, "sent": OLD, **options}
     return op(0, part(found=None, writes={"a": (1, "0.0.0")}), **options)
 
@@ -84,7 +84,7 @@ def test_a_history_in_which_nothing_is_wrong():
     """What one request after the other did is right."""
     assert (
         rules(
-            begun(),
+            started(),
             write("a", 1, 2, "0.0.0"),
             op(2, part(flashed=["0.0.2"])),
             op(3, part(popped=["0.0.2"], reads={"a": (2, "0.0.1")})),
@@ -107,7 +107,7 @@ def test_a_history_in_which_nothing_is_wrong():
 def test_a_lost_update():
     """Two requests count from the same number."""
     lost = rules(
-        begun(),
+        started(),
         write("a", 1, 2, "0.0.0"),
         write("a", 2, 2, "0.0.0", start=1.6),
         final(reads={"a": (2, "0.0.2")}),
@@ -117,14 +117,14 @@ def test_a_lost_update():
 
 def test_an_acknowledged_write_is_not_there():
     """The last look finds what was there before an acknowledged write."""
-    assert rules(begun(), write("a", 1, 2, "0.0.0"), final()) == {"no serial order"}
+    assert rules(started(), write("a", 1, 2, "0.0.0"), final()) == {"no serial order"}
 
 
 @pytest.mark.parametrize("status", [CRASHED, CAUGHT])
 def test_a_write_that_failed_is_there(status):
     """The last look finds what a failed request wrote."""
     failed = write("a", 1, 2, "0.0.0", status=status)
-    assert rules(begun(), failed, final(reads={"a": (2, "0.0.1")})) == {
+    assert rules(started(), failed, final(reads={"a": (2, "0.0.1")})) == {
         "unstored write seen"
     }
 
@@ -139,20 +139,20 @@ def test_a_write_of_another_session_is_there():
     )
     left = op(98, part(found="0.0.1", mark="0.0.1"), kind="final", cookie=OTHER)
     seen = final(reads={"b": (1, "0.0.1")})
-    assert rules(begun(), other, left, seen) == {"unstored write seen"}
+    assert rules(started(), other, left, seen) == {"unstored write seen"}
 
 
 def test_what_a_savepoint_took_back_is_there():
     """A write inside of a rolled back savepoint is seen."""
     inner = part(writes={"b": (1, "0.0.1s")}, counts=False)
     seen = final(reads={"b": (1, "0.0.1s")})
-    assert rules(begun(), op(1, part(), inner), seen) == {"unstored write seen"}
+    assert rules(started(), op(1, part(), inner), seen) == {"unstored write seen"}
 
 
 def test_an_item_is_missing_in_the_list():
     """The list lacks an item in its middle."""
     history = [
-        begun(),
+        started(),
         write("box", 1, 1, ""),
         write("box", 2, 2, "0.0.1"),
         write("box", 3, 3, "0.0.2"),
@@ -168,7 +168,7 @@ def test_an_item_is_missing_in_the_list():
 def test_a_stale_read():
     """A read that began after a write was answered does not see it."""
     assert rules(
-        begun(),
+        started(),
         write("a", 1, 2, "0.0.0"),
         op(2, part(reads={"a": (1, "0.0.0")})),
         final(reads={"a": (2, "0.0.1")}),
@@ -180,7 +180,7 @@ def test_a_read_meanwhile_may_see_either():
     for seen in ((1, "0.0.0"), (2, "0.0.1")):
         assert (
             rules(
-                begun(),
+                started(),
                 write("a", 1, 2, "0.0.0"),
                 op(2, part(reads={"a": seen}), start=1.6),
                 final(reads={"a": (2, "0.0.1")}),
@@ -197,7 +197,7 @@ def test_a_torn_read():
     )
     torn = part(reads={"p": (1, "0.0.1"), "q": (0, None)})
     found = rules(
-        begun(), op(1, both), op(2, torn, start=1.6), final(reads=both.writes)
+        started(), op(1, both), op(2, torn, start=1.6), final(reads=both.writes)
     )
     assert found == {"torn read", "no serial order"}
 
@@ -206,7 +206,7 @@ def test_write_skew():
     """Two requests write one register each, and read the other's before."""
     skewed = {"a": (1, "0.0.0"), "b": (0, None)}
     assert rules(
-        begun(),
+        started(),
         op(1, part(reads=skewed, writes={"a": (2, "0.0.1")})),
         op(2, part(reads=skewed, writes={"b": (1, "0.0.2")}), start=1.6),
         final(reads={"a": (2, "0.0.1"), "b": (1, "0.0.2")}),
@@ -231,7 +231,7 @@ def test_circles_are_short_and_explained():
 def test_a_value_comes_back():
     """A CSRF token is seen again after another one."""
     assert rules(
-        begun(),
+        started(),
         op(1, part(values={"csrf": "one"})),
         op(2, part(values={"csrf": "two"})),
         op(3, part(values={"csrf": "one"})),
@@ -243,7 +243,7 @@ def test_a_value_that_was_never_stored():
     """What a failed request wrote without reading is seen."""
     failed = op(1, part(values_written={"blind": "0.0.1"}), status=REFUSED)
     seen = final(values={"blind": "0.0.1"})
-    assert rules(begun(), failed, seen) == {"unstored write seen"}
+    assert rules(started(), failed, seen) == {"unstored write seen"}
 
 
 def flashed(number: int = 1, **options: Any) -> Op:
@@ -272,7 +272,7 @@ def flashed(number: int = 1, **options: Any) -> Op:
 )
 def test_messages(ops, left, rule):
     """A message is lost, or popped twice, or missed, or was never acknowledged."""
-    assert rule in rules(begun(), *ops, final(peeked=left))
+    assert rule in rules(started(), *ops, final(peeked=left))
 
 
 def test_messages_of_an_exception_view():
@@ -282,10 +282,10 @@ def test_messages_of_an_exception_view():
         answer = part(flashed=["0.0.1h"], answers=True)
         return op(1, part(), answer, status=CAUGHT, logged=list(logged))
 
-    assert rules(begun(), told(), final(peeked=["0.0.1h"])) == set()
-    assert rules(begun(), told(), final()) == {"message lost"}
-    assert rules(begun(), told("lost"), final()) == set()
-    assert rules(begun(), told("lost"), final(peeked=["0.0.1h"])) == {
+    assert rules(started(), told(), final(peeked=["0.0.1h"])) == set()
+    assert rules(started(), told(), final()) == {"message lost"}
+    assert rules(started(), told("lost"), final()) == set()
+    assert rules(started(), told("lost"), final(peeked=["0.0.1h"])) == {
         "unstored write seen"
     }
 
@@ -294,24 +294,24 @@ def test_an_end_that_is_undone():
     """A session is seen, or written to, after its end was acknowledged."""
     end = op(2, part(ends=True), deletes_cookie=True)
     nothing = op(3, part(found=None, mark=None))
-    assert rules(begun(), end, nothing, final(3, found=None, reads={})) == set()
-    assert "end undone" in rules(begun(), end, op(3, part()), final(found=None))
-    assert "end undone" in rules(begun(), end, final())
+    assert rules(started(), end, nothing, final(3, found=None, reads={})) == set()
+    assert "end undone" in rules(started(), end, op(3, part()), final(found=None))
+    assert "end undone" in rules(started(), end, final())
 
 
-def test_a_change_of_an_exception_view_beside_an_end():
+def test_an_exception_view_changes_a_session_that_ends():
     """What an exception view changes in a session that ends may be lost in silence."""
     counted = {"reads": {"b": (0, None)}, "writes": {"b": (1, "0.0.1h")}}
     answer = op(1, part(), part(answers=True, **counted), status=CAUGHT, end=3.5)
     end = op(2, part(ends=True))
     gone = final(found=None, mark=None, reads={})
-    assert rules(begun(), answer, end, gone) == set()
+    assert rules(started(), answer, end, gone) == set()
     other = write("b", 1, 1, "", name="0.0.3", end=1.7)
     other.parts[0].reads["b"] = (0, None)
     other.parts[0].writes["b"] = (1, "0.0.3")
-    assert rules(begun(), answer, end, other, gone) == set()
+    assert rules(started(), answer, end, other, gone) == set()
     seen = op(4, part(reads={"b": (1, "0.0.1h")}), start=2.2, end=2.4)
-    assert rules(begun(), answer, end, seen, gone) == set()
+    assert rules(started(), answer, end, seen, gone) == set()
 
 
 def test_an_end_by_a_late_cookie():
@@ -321,7 +321,7 @@ def test_an_end_by_a_late_cookie():
     login.parts[0].rotates, login.parts[0].user = True, "1"
     end = op(2, part(found=None, mark=None, ends=True), is_late=True)
     left = {"a": (1, "0.0.0"), "login": (1, "0.0.1")}
-    assert rules(begun(), login, end, final(reads=left)) == {"end undone"}
+    assert rules(started(), login, end, final(reads=left)) == {"end undone"}
 
 
 def test_a_revoked_session_is_seen():
@@ -331,9 +331,9 @@ def test_a_revoked_session_is_seen():
     left = {"a": (1, "0.0.0"), "login": (1, "0.0.1")}
     by_other = part(found=None, mark=None, revokes=("1", None))
     revoked = op(2, by_other, cookie=None, brought_by=None)
-    assert rules(begun(), login, revoked, final(reads=left)) == {"end undone"}
+    assert rules(started(), login, revoked, final(reads=left)) == {"end undone"}
     kept = op(2, part(revokes=("1", "0.0.0")))
-    assert rules(begun(), login, kept, final(reads=left)) == set()
+    assert rules(started(), login, kept, final(reads=left)) == set()
 
 
 def test_another_user_sees_what_was_cleared():
@@ -345,14 +345,14 @@ def test_another_user_sees_what_was_cleared():
         sent=NEW,
     )
     new = {"mark": "0.0.0+0.0.1", "reads": {"login": (1, "0.0.1")}}
-    assert rules(begun(), login, final(found="0.0.0+0.0.1", **new)) == set()
-    assert rules(begun(), login, final()) == {"end undone"}
+    assert rules(started(), login, final(found="0.0.0+0.0.1", **new)) == set()
+    assert rules(started(), login, final()) == {"end undone"}
 
 
 def test_an_old_cookie_is_let_in():
     """The cookie from before an acknowledged rotation gives access."""
     rotation = op(1, part(rotates=True), sent=NEW)
-    assert rules(begun(), rotation, op(2, part()), final()) == {"old cookie let in"}
+    assert rules(started(), rotation, op(2, part()), final()) == {"old cookie let in"}
 
 
 def test_an_honest_browser_is_logged_out():
@@ -360,11 +360,11 @@ def test_an_honest_browser_is_logged_out():
     rotation = op(1, part(rotates=True), sent=NEW)
     new = {"cookie": NEW, "brought_by": "0.0.1"}
     nothing = part(found=None, mark=None)
-    assert rules(begun(), rotation, op(2, nothing, **new), final()) == {"logged out"}
+    assert rules(started(), rotation, op(2, nothing, **new), final()) == {"logged out"}
     late = op(2, nothing, is_late=True, **new)
-    assert rules(begun(), rotation, late, final()) == {"late without a rotation"}
+    assert rules(started(), rotation, late, final()) == {"late without a rotation"}
     old = op(2, nothing, is_late=True)  # the answer was lost
-    assert rules(begun(), rotation, old, final()) == set()
+    assert rules(started(), rotation, old, final()) == set()
 
 
 def test_another_s_session():
@@ -372,7 +372,7 @@ def test_another_s_session():
     other = op(1, part(found=None, mark="0.0.1"), cookie=None, sent=OTHER)
     left = op(98, part(found="0.0.1", mark="0.0.1"), kind="final", cookie=OTHER)
     found = op(2, part(found="0.0.1", mark="0.0.1"))
-    assert rules(begun(), other, found, left, final()) == {"another's session"}
+    assert rules(started(), other, found, left, final()) == {"another's session"}
 
 
 @pytest.mark.parametrize("deletes", [False, True])
@@ -383,60 +383,60 @@ def test_a_newer_cookie_is_replaced(deletes):
     if deletes:
         sets = {"deletes_cookie": True}
     late = op(2, part(found=None, mark=None), start=1.0, commits=[2.9], **sets)
-    assert rules(begun(), rotation, late, final()) == {"newer cookie replaced"}
+    assert rules(started(), rotation, late, final()) == {"newer cookie replaced"}
     overlapping = replace(late, commits=[1.9])
-    assert rules(begun(), rotation, overlapping, final()) == set()
+    assert rules(started(), rotation, overlapping, final()) == set()
 
 
 def test_taken_for_a_theft():
     """A browser with a cookie that it has just been sent is taken for a thief."""
     taken = op(1, part(found=None, mark=None), violation=True)
-    assert "taken for a theft" in rules(begun(), taken, final())
+    assert "taken for a theft" in rules(started(), taken, final())
     slow = replace(taken, end=taken.start + 5)
-    assert "taken for a theft" not in rules(begun(), slow, final())
+    assert "taken for a theft" not in rules(started(), slow, final())
 
 
 def test_a_cookie_without_a_row():
     """A cookie names a row that isn't there, or that does not accept it."""
     sent = {"sent": NEW, "names_row": False}
-    assert rules(begun(), op(1, part(), **sent), final()) == {"cookie without a row"}
+    assert rules(started(), op(1, part(), **sent), final()) == {"cookie without a row"}
     sent = {"sent": NEW, "accepts_renewal_id": False}
-    assert rules(begun(), op(1, part(), **sent), final()) == {
+    assert rules(started(), op(1, part(), **sent), final()) == {
         "cookie with a dead renewal id"
     }
     rotation = op(2, part(rotates=True), start=1.6, cookie=NEW, brought_by="0.0.1")
-    assert rules(begun(), op(1, part(), **sent), rotation, final()) == set()
+    assert rules(started(), op(1, part(), **sent), rotation, final()) == set()
 
 
 def test_a_session_vanishes():
     """A session that never ended is not there in the end."""
     nothing = op(99, part(found=None, mark=None), kind="final", cookie=None)
-    assert rules(begun(), nothing) == {"session vanished"}
+    assert rules(started(), nothing) == {"session vanished"}
 
 
 def test_a_contradiction():
     """What a request noticed itself is told."""
-    assert rules(begun(), op(1, part(wrong=["?"])), final()) == {"contradiction"}
+    assert rules(started(), op(1, part(wrong=["?"])), final()) == {"contradiction"}
 
 
 def test_errors():
-    """Errors that are no conflicts, and too many conflicts, are told."""
-    assert rules(begun(), op(1, status=ERROR, error="KeyError"), final()) == {"error"}
-    assert rules(begun(), op(1, logged=["lost"]), final()) == {"error logged"}
+    """Errors that aren't conflicts, and too many conflicts, are reported."""
+    assert rules(started(), op(1, status=ERROR, error="KeyError"), final()) == {"error"}
+    assert rules(started(), op(1, logged=["lost"]), final()) == {"error logged"}
     refused = op(1, status=REFUSED)
-    assert rules(begun(), refused, final()) == set()
-    assert rules(begun(), refused, final(), is_retried=True) == {"refused"}
+    assert rules(started(), refused, final()) == set()
+    assert rules(started(), refused, final(), is_retried=True) == {"refused"}
 
 
 def test_a_history_without_an_end():
     """A history lacks the last look at each session."""
     with pytest.raises(ValueError, match="last look"):
-        rules(begun())
+        rules(started())
 
 
 def test_a_slice_shows_the_requests():
     """A slice of a history has a line for each request, and more for its parts."""
-    history = History([begun(), op(1, part(rotates=True), sent=NEW), final()])
+    history = History([started(), op(1, part(rotates=True), sent=NEW), final()])
     text = history.slice("0.0.1", None, "0.0.0")
     assert text.index("0.0.0") < text.index("0.0.1")
     assert "rotates" in text
