@@ -19,6 +19,7 @@ def judge_cookies(history: History) -> list[Violation]:
         *thefts(history),
         *overtaken(history),
         *named(history),
+        *moved(history),
         *vanished(history),
     ]
 
@@ -170,6 +171,16 @@ def named(history: History) -> Iterator[Violation]:
             for each in rotations
         ):
             yield Violation("cookie with a dead renewal id", str(op.sent), (op.name,))
+
+
+def moved(history: History) -> Iterator[Violation]:
+    """A session keeps its id for life."""
+    for op in history.ops:
+        stays = bool(op.found) and not any(
+            part.ends or part.found is None for part in op.stored
+        )
+        if stays and op.sent and op.cookie and op.sent.id != op.cookie.id:
+            yield Violation("id changed", f"of {op.found}", (op.brought_by, op.name))
 
 
 def vanished(history: History) -> Iterator[Violation]:

@@ -408,6 +408,16 @@ def test_a_cookie_without_a_row():
     assert rules(started(), op(1, part(), **sent), rotation, final()) == set()
 
 
+def test_an_id_changes():
+    """A session gets a cookie with another id."""
+    moved = op(1, part(), sent=OTHER)
+    assert rules(started(), moved, final()) == {"id changed"}
+    end = op(1, part(ends=True), part(found=None, mark="0.0.1"), sent=OTHER)
+    left = op(98, part(found="0.0.1", mark="0.0.1"), kind="final", cookie=OTHER)
+    gone = op(99, kind="final", cookie=LAST)
+    assert rules(started(), end, left, gone) == set()
+
+
 def test_a_session_vanishes():
     """A session that never ended is not there in the end."""
     nothing = op(99, part(found=None, mark=None), kind="final", cookie=None)
