@@ -23,6 +23,7 @@ from typing import Any
 
 from sqlalchemy import create_engine, make_url
 
+from stress.deeds import WEIGHTS
 from stress.histories import REFUSED, History, Op, Violation
 from stress.jars import Post
 from stress.notes import Models
@@ -105,6 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--variant", action="append", choices=VARIANTS)
     parser.add_argument("--operations", type=int, default=1000, help="in each world")
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
+    parser.add_argument(
+        "--without", nargs="+", default=[], choices=WEIGHTS, help="these requests"
+    )
     parser.add_argument("--browsers", type=int, default=World.browsers)
     options = parser.parse_args(arguments)
     failures = 0
@@ -121,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         options.seed,
                         options.operations,
                         browsers=options.browsers,
+                        without=tuple(options.without),
                         **VARIANTS[variant],
                     )
                     failures += _report(f"{kind}, {level}, {variant}", world, run)

@@ -57,6 +57,8 @@ class World:
     renewal_timeout: int | None = 1
     renewal_grace: int | None = None
     cookie_max_age: int | None = None
+    #: What no request does.
+    without: tuple[str, ...] = ()
     #: Of a thousand answers, how many are lost, or late.
     lost: int = 20
     late: int = 100
@@ -168,7 +170,8 @@ class Visitors:
         name = f"{thread}.{len(notes)}"
         seed = f"{self.world.seed}/{name}"
         chance = random.Random(f"{seed}/visit")
-        (kind,) = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        weights = [n * (kind not in self.world.without) for kind, n in WEIGHTS.items()]
+        (kind,) = chance.choices(list(WEIGHTS), weights)
         browser: int | None = chance.randrange(self.world.browsers)
         own = browser % 3 + 1
         user = own if chance.random() < 0.8 else chance.randint(1, 3)
