@@ -85,10 +85,7 @@ class Deeds(Changes):
         """
         self.token += "h"
         deeds = [self.flash, self.read]
-        if self.is_committed:
-            if self.part.ends:
-                self.start_again(self.token)
-        else:
+        if not self.is_committed:
             self.part = self.open_part(answers=True)
             deeds.append(self.bump)
             if self.plan.kind == "fail":
@@ -156,11 +153,12 @@ class Deeds(Changes):
             self.login,
         ]
         weights = [6, 6, 6, 2, 2, 1, 1, 1]
-        for _ in range(2):
+        # Whether a login takes along what was done to a late session is left open.
+        for _ in range(1 if self.op.is_late else 2):
             (deed,) = self.random.choices(deeds, weights)
             weights[deeds.index(deed)] = 0
             deed()
-            if self.part.ends or len(self.op.parts) > 1:
+            if len(self.op.parts) > 1:
                 break
 
     # Users.
@@ -225,16 +223,18 @@ class Deeds(Changes):
         self._end()
 
     def _end(self) -> None:
-        self.part.ends = self.part.found is not None
+        part = self.part
+        part.ends = part.found is not None
         # What was done before goes with it.
-        self.part.counts &= self.part.ends
-        self.part.writes.clear()
-        self.part.flashed.clear()
-        self.part.peeked, self.part.popped = self.part.popped, None
+        part.counts &= part.ends
+        part.writes.clear()
+        part.flashed.clear()
+        part.peeked, part.popped = part.popped, None
         self._end_late()
+        self.token += "f"
+        self.part = Part(None, None, self.plan.kind != "doom", part.answers)
+        self.op.parts.append(self.part)
         if self.random.random() < 0.5:
-            self.start_again(self.token + "f")
-            self.token += "f"
             self.flash()
 
     def rotate(self) -> None:
