@@ -5,9 +5,12 @@ The oracle found these: ``python -m stress oracle``.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import pytest
+from pyramid.response import Response
+from sqlalchemy.orm.exc import StaleDataError
 
 from tests.application import Application, Browser, Failure
 from tests.stories.transactions import elsewhere, exception_view, logged
@@ -90,3 +93,34 @@ def test_a_login_takes_nothing_along(engine, meanwhile):
     is_another = len(story.rival.application.rows()) == 2
     counted = story.browser.ask(lambda session: session.get("n"))
     assert counted is None or not is_another
+
+
+def test_what_an_exception_view_read_counts_if_it_is_committed(engine):
+    """No write skew: with a veto that commits, the exception view's reads count."""
+
+    def answer(request):
+        response = Response(f"{request.session['b']} are left there")
+        elsewhere(rival.visit, take_from_both)
+        return response
+
+    def take_from_both(request):
+        session = request.session
+        if session["a"] + session["b"] >= 1:
+            session["b"] -= 1
+
+    def view(request):
+        session = request.session
+        if session["a"] >= 1:
+            session["a"] -= 1
+        raise Failure
+
+    rival = Browser(Application(engine))
+    rival.visit(lambda request: request.session.update(a=1, b=0))
+    configure = exception_view(answer, Failure)
+    settings = {"tm.commit_veto": "pyramid_tm.default_commit_veto"}
+    browser = Browser(Application(engine, configure=configure, settings=settings))
+    browser.set_cookie("session", rival.cookie)
+    with contextlib.suppress(StaleDataError):
+        browser.visit(view)
+    taken = rival.ask(lambda session: session["a"] + session["b"])
+    assert taken == 0
