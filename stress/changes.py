@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stress.histories import AGAIN
 from stress.notes import REGISTERS, Notes
 
 
@@ -80,6 +81,12 @@ class Changes(Notes):
         for _ in range(2):
             self.session.flash(self.token, allow_duplicate=False)
         self.part.flashed.append(self.token)
+
+    def flash_again(self) -> None:
+        """Add a message that may be there before."""
+        self.own()
+        self.session.flash(AGAIN)
+        self.part.flashed.append(AGAIN)
 
     def pop(self) -> None:
         """Take all messages."""

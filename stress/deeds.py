@@ -31,6 +31,7 @@ WEIGHTS = {
     "append": 80,
     "flash": 90,
     "flash_once": 15,
+    "flash_again": 20,
     "peek": 20,
     "pop": 40,
     "csrf": 30,
@@ -42,13 +43,13 @@ WEIGHTS = {
     "fail": 40,
     "doom": 20,
     "crash": 20,
-    "login": 40,
-    "forget": 7,
-    "policy_forget": 12,
-    "invalidate": 4,
-    "rotate": 25,
-    "revoke": 6,
-    "delete": 3,
+    "login": 30,
+    "forget": 3,
+    "policy_forget": 10,
+    "invalidate": 1,
+    "rotate": 20,
+    "revoke": 2,
+    "delete": 1,
     "look_at_other": 15,
     "subrequest": 15,
     "replay": 30,
@@ -171,6 +172,7 @@ class Deeds(Changes):
         if mark:
             self.look("login")
         self._remember(user)
+        self.part.changes_user = before != user
         if mark is None:  # new, or late
             self.start_again(self.token)
         elif before not in (None, user):
@@ -200,7 +202,7 @@ class Deeds(Changes):
             self._end_late()
             return
         self.look("login")
-        self.part.rotates = self.session.userid is not None
+        self.part.rotates = self.part.changes_user = self.session.userid is not None
         UserSessionAuthenticationPolicy().forget(self.request)
         self.part.user = "nobody"
         self._write_login(None)

@@ -16,6 +16,10 @@ Version = tuple[int, "str | None"]
 DONE, CAUGHT, CRASHED, REFUSED, ERROR = "done", "caught", "crashed", "refused", "error"
 
 
+#: A message that is flashed again and again; all others are tokens.
+AGAIN = "again"
+
+
 class Cookie(NamedTuple):
     """What a session cookie says."""
 
@@ -72,6 +76,8 @@ class Part:
     peeked: list[str] | None = None
     #: The user who logs in; "nobody" for a logout, None if neither happens.
     user: str | None = None
+    #: Whether the session had another user before, or none.
+    changes_user: bool = False
     ends: bool = False
     #: Whether another user's login clears the session.
     clears: bool = False
@@ -109,6 +115,8 @@ class Op:
     brought_by: str | None
     start: float
     end: float = 0.0
+    #: When the browser took its cookie.
+    taken: float = 0.0
     status: str = ERROR
     error: str | None = None
     attempts: int = 0

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from stress.histories import (
+    AGAIN,
     CAUGHT,
     CRASHED,
     DONE,
@@ -30,6 +31,7 @@ def judge(history: History, *, is_retried: bool = False) -> list[Violation]:
         *serial_order(history),
         *values(history),
         *messages(history),
+        *messages_again(history),
         *itself(history),
         *errors(history, is_retried),
         *judge_cookies(history),
@@ -157,16 +159,18 @@ def messages(history: History) -> Iterator[Violation]:
     looks: dict[str | None, list[tuple[Op, set[str]]]] = defaultdict(list)
     for op in history.ops:
         for part in op.stored:
-            flashed |= {token: (op, part.mark) for token in part.flashed}
+            tokens = [token for token in part.flashed if token != AGAIN]
+            flashed |= {token: (op, part.mark) for token in tokens}
     for op, part in _parts(history):
         if part.popped is None and part.peeked is None:
             continue
         tokens = part.peeked if part.popped is None else part.popped
-        found = set(tokens or ())
+        tokens = [token for token in tokens or () if token != AGAIN]
+        found = set(tokens)
         looks[part.found].append((op, found))
         if op.kind == "final":
             last_seen[part.found] = found
-        if len(found) != len(tokens or ()):
+        if len(found) != len(tokens):
             yield Violation("message twice", f"in one queue: {tokens}", (op.name,))
         for token in found:
             if flashed.get(token, (None, None))[1] != part.found:
@@ -195,6 +199,27 @@ def messages(history: History) -> Iterator[Violation]:
                     f"{token}, though it was there",
                     (op.name, look.name, pop.name if pop else None),
                 )
+
+
+def messages_again(history: History) -> Iterator[Violation]:
+    """A message that is added several times is popped as often, or still there."""
+    sums: dict[str, int] = defaultdict(int)
+    ops: dict[str, list[str]] = defaultdict(list)
+    left: dict[str, int] = {}
+    for op in history.ops:
+        for part in op.stored:
+            taken = part.popped or []
+            if op.kind == "final" and part.found:
+                taken = part.peeked or []
+                left[part.found] = taken.count(AGAIN)
+            change = part.flashed.count(AGAIN) - taken.count(AGAIN)
+            if change and part.mark and not part.is_doubtful:
+                sums[part.mark] += change
+                ops[part.mark].append(op.name)
+    for mark, number in sums.items():
+        if number and mark in left:
+            rule = "message lost" if number > 0 else "message twice"
+            yield Violation(rule, f"{abs(number)} of {mark}", tuple(ops[mark]))
 
 
 def itself(history: History) -> Iterator[Violation]:

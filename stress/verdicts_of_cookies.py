@@ -18,6 +18,7 @@ def judge_cookies(history: History) -> list[Violation]:
         *honest(history),
         *thefts(history),
         *overtaken(history),
+        *outlived(history),
         *named(history),
         *moved(history),
         *vanished(history),
@@ -106,7 +107,7 @@ def _explains(history: History, rotation: Op, op: Op) -> bool:
 def excuse(history: History, op: Op) -> str | None:
     """Return why a browser's cookie may have been too old, if it may."""
     source = history.by_name.get(op.brought_by or "")
-    if op.end - op.start > history.patience:
+    if op.end - (op.taken or op.start) > history.patience:
         return "the request was slow"
     if source and (source.arrived or source.end) - source.end > history.patience:
         return "the answer was slow"
@@ -149,6 +150,25 @@ def overtaken(history: History) -> Iterator[Violation]:
             ):
                 yield Violation(
                     "newer cookie replaced", lineage, (rotation.name, op.name)
+                )
+
+
+def outlived(history: History) -> Iterator[Violation]:
+    """A session whose user changed takes nothing more from a request of before."""
+    for op in history.ops:
+        wrote = any(
+            part.writes or part.values_written or part.flashed
+            for part in op.stored
+            if part.found and not part.ends
+        )
+        if not (wrote and op.found and op.commits):
+            continue
+        for rotation in history.rotations[op.found]:
+            changes_user = any(part.changes_user for part in rotation.stored)
+            is_later = rotation is not op and rotation.end < op.commits[0]
+            if changes_user and is_later and _is_before(history, op, rotation):
+                yield Violation(
+                    "written for another user", op.found, (rotation.name, op.name)
                 )
 
 

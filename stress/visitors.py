@@ -59,7 +59,7 @@ class World:
     cookie_max_age: int | None = None
     #: What no request does.
     without: tuple[str, ...] = ()
-    #: Of a thousand answers, how many are lost, or late.
+    #: Of a thousand answers, how many are lost; of requests and answers, how many late.
     lost: int = 20
     late: int = 100
 
@@ -179,7 +179,7 @@ class Visitors:
             browser = None
             held = self.jars.dig_up(chance.random(), time.monotonic())
         else:
-            if chance.random() < 0.01:
+            if chance.random() < 0.003:
                 self.jars.put(browser, Held())
             held = self.jars.take(browser)
         cookie = Cookie.open(OURS, held.value) if held.value else None
@@ -189,6 +189,9 @@ class Visitors:
         if kind in ("delete", "look_at_other"):
             other = self.jars.take(chance.randrange(self.world.browsers)).value
             target = other and Cookie.open(OURS, other)
+        op.taken = time.monotonic()
+        if chance.randrange(1000) < self.world.late:
+            time.sleep(chance.uniform(0, 0.03))
         plan = Plan(op, kind, user, seed, pause, target.id if target else None)
         sent = self.request(op, plan, held.value)
         notes.append(op)

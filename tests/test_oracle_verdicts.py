@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stress.histories import (
+    AGAIN,
     CAUGHT,
     CRASHED,
     DONE,
@@ -275,6 +276,15 @@ def test_messages(ops, left, rule):
     assert rule in rules(started(), *ops, final(peeked=left))
 
 
+def test_a_message_that_was_there_before():
+    """A message that was added twice is popped twice."""
+    again = [op(n, part(flashed=[AGAIN])) for n in (1, 2)]
+    pop = op(3, part(popped=[AGAIN]))
+    assert rules(started(), *again, pop, final(peeked=[AGAIN])) == set()
+    assert rules(started(), *again, pop, final()) == {"message lost"}
+    assert rules(started(), *again, final(peeked=[AGAIN] * 3)) == {"message twice"}
+
+
 def test_messages_of_an_exception_view():
     """What an exception view flashed is there, or was logged as lost."""
 
@@ -386,6 +396,18 @@ def test_a_newer_cookie_is_replaced(deletes):
     assert rules(started(), rotation, late, final()) == {"newer cookie replaced"}
     overlapping = replace(late, commits=[1.9])
     assert rules(started(), rotation, overlapping, final()) == set()
+
+
+def test_a_write_after_the_user_changed():
+    """A request from before a login is stored after it."""
+    login = write("login", 1, 1, "", sent=NEW)
+    login.parts[0].reads = {"login": (0, None)}
+    login.parts[0].rotates = login.parts[0].changes_user = True
+    left = final(reads={"a": (1, "0.0.0"), "login": (1, "0.0.1")}, peeked=["0.0.2"])
+    overlapping = flashed(2, start=1.6, commits=[1.9])
+    assert rules(started(), login, overlapping, left) == set()
+    later = replace(overlapping, commits=[2.9])
+    assert rules(started(), login, later, left) == {"written for another user"}
 
 
 def test_taken_for_a_theft():
