@@ -154,7 +154,7 @@ def overtaken(history: History) -> Iterator[Violation]:
 
 
 def outlived(history: History) -> Iterator[Violation]:
-    """A session whose user changed takes nothing more from a request of before."""
+    """A session that has another user takes nothing more from a request of before."""
     for op in history.ops:
         wrote = any(
             part.writes or part.values_written or part.flashed
@@ -162,6 +162,9 @@ def outlived(history: History) -> Iterator[Violation]:
             if part.found and not part.ends
         )
         if not (wrote and op.found and op.commits):
+            continue
+        users = [history.user_at(op.found, t) for t in (op.start, op.commits[0])]
+        if users[0] == users[1]:
             continue
         for rotation in history.rotations[op.found]:
             changes_user = any(part.changes_user for part in rotation.stored)
