@@ -256,11 +256,12 @@ class History:
         kinds = (self.ends, self.may_end, self.thefts)
         return [op for kind in kinds for op in kind.get(lineage, ())]
 
-    def user_at(self, lineage: str, time: float) -> str | None:
-        """Return the user whose login had been answered, None if there was none."""
+    def user_at(self, lineage: str, time: float) -> str:
+        """Return the user whose login had been answered, "nobody" if none had."""
         changes = self._users.get(lineage, [])
         known = [each for each in changes if each[1].end < time]
-        return max(known, key=lambda each: each[0])[2].user if known else None
+        last = max(known, key=lambda each: each[0], default=None)
+        return (last and last[2].user) or "nobody"
 
     def slice(self, *names: str | None) -> str:
         """Return lines about these requests."""

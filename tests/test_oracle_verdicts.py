@@ -403,6 +403,7 @@ def test_a_write_after_the_user_changed():
     login = write("login", 1, 1, "", sent=NEW)
     login.parts[0].reads = {"login": (0, None)}
     login.parts[0].rotates = login.parts[0].changes_user = True
+    login.parts[0].user = "1"
     left = final(reads={"a": (1, "0.0.0"), "login": (1, "0.0.1")}, peeked=["0.0.2"])
     overlapping = flashed(2, start=1.6, commits=[1.9])
     assert rules(started(), login, overlapping, left) == set()
