@@ -2,7 +2,7 @@
 
 Run ``python -m stress [--quick] [--json FILE] [SCENARIO ...]`` in a checkout. It starts
 its own servers, from the programs of Debian's packages ``postgresql`` and
-``mariadb-server``.
+``mariadb-server``. ``python -m stress oracle`` is another program, see ``oracle.py``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from stress import oracle
 from stress.faults import SCENARIOS, Scenario
 from stress.lab import Lab, Missing
 from stress.load import Outcome
@@ -26,6 +27,8 @@ scenario               database   variant          ledged  lost  cated  done err
 
 def main() -> None:
     """Play the scenarios, print a row for each, and fail if anything was lost."""
+    if sys.argv[1:2] == ["oracle"]:
+        oracle.main(sys.argv[2:])
     names = list(dict.fromkeys(scenario.name for scenario in SCENARIOS))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="SCENARIO", help="; ".join(names))

@@ -1,0 +1,126 @@
+"""Another request changes the cookie while an exception view is at work.
+
+The oracle found these: ``python -m stress oracle``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import pytest
+from pyramid.response import Response
+from sqlalchemy.orm.exc import StaleDataError
+
+from tests.application import Application, Browser, Failure
+from tests.stories.transactions import elsewhere, exception_view, logged
+
+
+def rotate(request):
+    """Change the cookie."""
+    request.session.rotate()
+
+
+def log_in(request):
+    """Log a user in."""
+    request.session.userid = 6
+
+
+class Overtaken:
+    """A browser whose view fails, and what another request does meanwhile."""
+
+    def __init__(self, engine, answer, meanwhile):
+        self.rival = Browser(Application(engine))
+        self.rival.visit(lambda request: request.session.update(n=1))
+        browser = Browser(
+            Application(engine, configure=exception_view(self._answer, Failure))
+        )
+        browser.set_cookie("session", self.rival.cookie)
+        self.browser = browser
+        self.answer = answer
+        self.meanwhile = meanwhile
+
+    def _answer(self, request):
+        self.answer(request)
+        elsewhere(self.rival.visit, self.meanwhile)
+
+    def visit(self):
+        """Let the view fail."""
+
+        def view(request):
+            request.session["view"] = 1
+            raise Failure
+
+        self.browser.visit(view, status=500)
+
+
+def message(session):
+    """Return the messages, which stay there."""
+    return session.peek_flash()
+
+
+@pytest.mark.parametrize("meanwhile", [rotate, log_in])
+def test_a_message_is_stored_or_logged_as_lost(engine, meanwhile, caplog):
+    """A message of an exception view does not get lost in silence."""
+    caplog.set_level(logging.INFO)
+    story = Overtaken(engine, lambda request: request.session.flash("!"), meanwhile)
+    story.visit()
+    assert story.rival.ask(message) == ["!"] or logged(caplog, "ERROR")
+
+
+@pytest.mark.parametrize("meanwhile", [rotate, log_in])
+def test_an_increment_is_stored_or_logged_as_lost(engine, meanwhile, caplog):
+    """An increment of an exception view does not get lost in silence."""
+
+    def increment(request):
+        request.session["n"] += 1
+
+    story = Overtaken(engine, increment, meanwhile)
+    story.visit()
+    assert story.rival.ask(lambda session: session["n"]) == 2 or logged(caplog, "ERROR")
+
+
+@pytest.mark.parametrize("meanwhile", [rotate, log_in])
+def test_a_login_takes_nothing_along(engine, meanwhile):
+    """A login in an exception view copies nothing into a session of its own."""
+
+    def answer(request):
+        request.session["n"] += 1
+        request.session.userid = 5
+
+    story = Overtaken(engine, answer, meanwhile)
+    story.visit()
+    is_another = len(story.rival.application.rows()) == 2
+    counted = story.browser.ask(lambda session: session.get("n"))
+    assert counted is None or not is_another
+
+
+def test_what_an_exception_view_read_counts_if_it_is_committed(engine):
+    """No write skew: with a veto that commits, the exception view's reads count."""
+
+    def answer(request):
+        response = Response(f"{request.session['b']} are left there")
+        elsewhere(rival.visit, take_from_both)
+        return response
+
+    def take_from_both(request):
+        session = request.session
+        if session["a"] + session["b"] >= 1:
+            session["b"] -= 1
+
+    def view(request):
+        session = request.session
+        if session["a"] >= 1:
+            session["a"] -= 1
+        raise Failure
+
+    rival = Browser(Application(engine))
+    rival.visit(lambda request: request.session.update(a=1, b=0))
+    configure = exception_view(answer, Failure)
+    settings = {"tm.commit_veto": "pyramid_tm.default_commit_veto"}
+    browser = Browser(Application(engine, configure=configure, settings=settings))
+    browser.set_cookie("session", rival.cookie)
+    with contextlib.suppress(StaleDataError):
+        browser.visit(view)
+    taken = rival.ask(lambda session: session["a"] + session["b"])
+    assert taken == 0
