@@ -299,8 +299,8 @@ def test_partitioned_table(make_engine):
         connection.execute(
             text(
                 "CREATE TABLE gc_both (id uuid, created bigint, version int, data"
-                " bytea, flash json, renewal_id uuid, rotated bigint, rotated_from uuid,"
-                " sent bigint, idle_expire bigint) PARTITION BY HASH (id)"
+                " bytea, flash json, renewal_id uuid, rotated bigint, rotated_from"
+                " uuid, sent bigint, idle_expire bigint) PARTITION BY HASH (id)"
             )
         )
         for number in range(3):

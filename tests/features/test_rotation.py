@@ -860,3 +860,25 @@ def test_cookie_that_a_redirect_sends_again(open_used_browser, clock):
         return HTTPFound("/")
 
     assert sent(browser.visit(view, status=302)) is not None
+
+
+@pytest.mark.parametrize("view", [rotate, log_in])
+def test_rotation_is_one_update(open_used_browser, clock, view):
+    """Neither a candidate nor the old cookie is tried for, though both are due."""
+    settings = {**AGE, **RENEWAL, "idle_timeout": 3000}
+    browser = open_used_browser(**settings)
+    clock.shift(1001)
+    # The browser has forgotten a cookie of that age; a copy of it is as good.
+    use_cookie(browser, OURS.dumps(ids_of(row(browser))).decode("ascii"))
+    with statements(browser.application.engine) as collected:
+        cookie = sent(browser.visit(view))
+    assert [each.split()[0] for each in collected] == ["SELECT", "UPDATE"]
+    session = row(browser)
+    assert cookie.renewal_id == session.renewal_id
+    assert (session.sent, session.renewed) == (now(), now())
+    assert session.idle_expire == now() + 3000
+
+
+def ids_of(session):
+    """Return what the cookie of a session carries."""
+    return session.id.bytes + session.renewal_id.bytes
