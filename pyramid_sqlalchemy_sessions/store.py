@@ -291,7 +291,7 @@ class AsyncSessionStore:
         """End all sessions; return how many there were."""
         return await self._run(SessionStore.delete_all)
 
-    async def deleteexpired_by_now(self, limit: int | None = None) -> int:
+    async def delete_expired(self, limit: int | None = None) -> int:
         """Delete what has expired, ``limit`` sessions at the most; return how many."""
         return await self._run(SessionStore.delete_expired, limit)
 

@@ -186,8 +186,11 @@ class StoreBase:
 
     def _key_to_keep(self, keep: Session | uuid.UUID | str | None) -> uuid.UUID | None:
         """Return the id of the session that stays."""
-        if keep is None or isinstance(keep, (uuid.UUID, str)):
-            return session_id(keep)
+        if keep is None:
+            return None
+        key = session_id(keep)
+        if key is not None:
+            return key
         if not isinstance(keep, Session):
             raise TypeError(
                 "keep is a session, such as request.session, or the id of one, not"
