@@ -51,8 +51,8 @@ def finish(visit: Visit, request: Any) -> None:
         if visit.findings.violated:
             # Of an outer request, whose locks would have to be waited for.
             transaction = visit.unit.transaction
-            transaction.addAfterCommitHook(lambda _: _finish(visit))
-            transaction.addAfterAbortHook(lambda: _finish(visit))
+            transaction.addAfterCommitHook(_finish, (visit,))
+            transaction.addAfterAbortHook(_finish, (visit,))
         return
     is_lost = not visit.answer.is_made and bool(visit.outside.patches())
     _finish(visit)
@@ -64,7 +64,8 @@ def finish(visit: Visit, request: Any) -> None:
         )
 
 
-def _finish(visit: Visit) -> None:
+def _finish(*args: Any) -> None:
+    visit: Visit = args[-1]  # a commit hook is told first how it went
     visit.outside.clear()
     follow_up(visit)
 

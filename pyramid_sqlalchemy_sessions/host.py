@@ -114,11 +114,11 @@ def short_transaction(
     it's a dbsession made like that one, beside it. Yields the transaction manager and
     the dbsession. An error aborts it, and so does its end unless it ``commits``.
     """
-    manager: Any = getattr(request, "tm", None)
+    given = getattr(request, "tm", None)
     dbsession = dbsession_of(request, dbsession_name)
-    is_beside = manager is None or not _is_free(manager)
+    is_beside = given is None or not _is_free(given)
+    manager: Any = TransactionManager(explicit=True) if is_beside else given
     if is_beside:
-        manager = TransactionManager(explicit=True)
         dbsession = _made_like(dbsession)
         register(dbsession, transaction_manager=manager)
     with suppress(NoTransaction):

@@ -48,7 +48,7 @@ def settle(
         if end.row is not None:
             table.delete(connect(), end.row["id"])
             wrote = True
-    changes = None if before is None else _changes(state)
+    changes = _changes(state)
     due = None
     if before is not None:
         due = due_for(state.is_used or changes is not None)
@@ -81,12 +81,11 @@ _NOTHING = Due({}, {})
 
 def _changes(state: State) -> Row | None:
     """Return what's to be written of a state that has a row, None if nothing is."""
-    if not state.may_differ:
+    if state.loaded is None or not state.may_differ:
         return None
     changes = state.changes()
     if not (changes or state.is_rotated or state.is_forced):
         return None
-    assert state.loaded is not None
     if state.is_rotated:
         changes.update(_rotation(state))
     changes["version"] = state.loaded["version"] + 1
@@ -108,7 +107,7 @@ def _update(
             state.keep_up({}, extend_to)
             return
         _make_anew(state, connection, is_own_deletion)
-        changes = None if state.loaded is None else _changes(state)
+        changes = _changes(state)
 
 
 def _keep_up(

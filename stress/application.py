@@ -20,9 +20,9 @@ from sqlalchemy.orm import mapped_column
 
 from docs.examples.sqlite_workers import let_processes_share
 from pyramid_sqlalchemy_sessions import BaseMixin, IdleMixin, RenewalMixin
-from pyramid_sqlalchemy_sessions.session_config import SessionConfig
 from pyramid_sqlalchemy_sessions.serializer import AESGCMSerializer
 from pyramid_sqlalchemy_sessions.session import SessionFactory
+from pyramid_sqlalchemy_sessions.session_config import SessionConfig
 from tests.application import Application, Base
 
 #: The environment variable that carries the options to a worker, as JSON.

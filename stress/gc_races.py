@@ -30,10 +30,10 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from pyramid_sqlalchemy_sessions import BaseMixin, IdleMixin
 from pyramid_sqlalchemy_sessions.collector import delete_expired
-from pyramid_sqlalchemy_sessions.session_config import SessionConfig
 from pyramid_sqlalchemy_sessions.cookie import Ticket
 from pyramid_sqlalchemy_sessions.identifiers import new_id
 from pyramid_sqlalchemy_sessions.session import SessionFactory
+from pyramid_sqlalchemy_sessions.session_config import SessionConfig
 from tests.application import Application, Base, Browser
 
 #: The last second of all sessions, in the application's clock.

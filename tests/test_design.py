@@ -262,12 +262,14 @@ def used(name: str) -> set[str]:
     """Return the private names that a module takes from modules and from objects.
 
     Those of other packages that the page tells of, such as ``dispatch._update``, are
-    left out.
+    left out, and what a class inherits and uses of ``self``, which is its own.
     """
     told, found = terms(), set()
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.Attribute):
-            if not any(each.endswith(ast.unparse(node)) for each in told):
+            text = ast.unparse(node)
+            is_own = text == f"self.{node.attr}"
+            if not (is_own or any(each.endswith(text) for each in told)):
                 found.add(node.attr)
         elif isinstance(node, ast.ImportFrom):
             found |= {each.name for each in node.names}

@@ -158,7 +158,9 @@ def test_ids_that_went_through_json(engine):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["x", "", None, 7, b"x" * 16, "0" * 33, object()], ids=lambda value: type(value).__name__
+    "wrong",
+    ["x", "", None, 7, b"x" * 16, "0" * 33, object()],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_id_names_no_session(engine, wrong):
     """It's never sent to the database, whose transaction goes on."""

@@ -19,9 +19,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import sessionmaker
 
 from docs.examples.sqlite_workers import let_processes_share
-from pyramid_sqlalchemy_sessions.session_config import SessionConfig
 from pyramid_sqlalchemy_sessions.serializer import AESGCMSerializer
 from pyramid_sqlalchemy_sessions.session import SessionFactory
+from pyramid_sqlalchemy_sessions.session_config import SessionConfig
 from stress.application import TABLES, Entry, Options, Visitor
 from stress.load import Load, running
 from stress.workers import ROOT, Worker
