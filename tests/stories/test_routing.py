@@ -62,7 +62,7 @@ class Base(DeclarativeBase):
 
 
 class Tenanted(UseridMixin, IdleMixin, RenewalMixin, BaseMixin, Base):
-    """A session of a tenant's. What the tenant is called is for the database to know."""
+    """A session of a tenant, whose name only the database knows."""
 
     __tablename__ = "tenanted_session"
     tenant = mapped_column(String(20))
