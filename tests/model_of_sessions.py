@@ -47,7 +47,7 @@ class Answer(NamedTuple):
 
 
 class Conflict(Exception):
-    """The request would overwrite what another one wrote."""
+    """Another request changed what this one read or wrote."""
 
 
 @dataclass
@@ -60,9 +60,13 @@ class Row:
     data: dict[str, Any] = field(default_factory=dict)
     flash: dict[str, list[Any]] = field(default_factory=dict)
     userid: int | None = None
+    authenticated: int | None = None
     csrf_token: bytes | None = None
     version: int = 1
     idle_expire: int | None = None
+    sent: int | None = None
+    rotated: int | None = None
+    rotated_from: bytes | None = None
     renewal_id: bytes | None = None
     renewal_next: bytes | None = None
     renewal_previous: bytes | None = None
@@ -80,31 +84,61 @@ class Row:
         """Return the last seconds of all that lasts for a while."""
         settings = self.settings
         idle, delay = settings["idle_timeout"], settings["extension_delay"]
+        timeout, max_age = settings["renewal_timeout"], settings["cookie_max_age"]
         edges = []
         if idle is not None:
             assert self.idle_expire is not None
             edges += [self.idle_expire, self.idle_expire - idle + (delay or 0)]
         if settings["absolute_timeout"] is not None:
             edges.append(self.created + settings["absolute_timeout"])
-        if self.renewed is not None:
-            edges += [self.renewed + settings["renewal_timeout"], self.renewed + grace]
-        if self.renewal_tried is not None:
-            tried = self.renewal_tried
-            edges += [tried + settings["renewal_try_every"], tried + grace]
+        if timeout is not None:
+            pause = min(grace, timeout)
+            assert self.renewed is not None
+            edges += [self.renewed + timeout, self.renewed + pause]
+            if self.renewal_tried is not None:
+                tried = self.renewal_tried
+                edges += [tried + settings["renewal_try_every"], tried + pause]
+            if self.sent is not None:
+                edges.append(self.sent + pause)
+        if self.rotated is not None:
+            edges.append(self.rotated + grace)
+        if max_age is not None and self.sent is not None:
+            edges.append(self.sent + (max_age - 1) // 10)
         return edges
 
     def judge(self, renewal_id: bytes | None, grace: int, now: int) -> str:
-        """Tell what a cookie with this renewal id is: good, useless or stolen."""
-        if self.settings["renewal_timeout"] is None:
+        """Tell what a cookie with this renewal id is: good, late, useless or stolen."""
+        timeout = self.settings["renewal_timeout"]
+        if timeout is None and self.rotated is None:
             return "good"
-        if renewal_id is None or self.renewal_id is None:
+        if renewal_id is not None:
+            if renewal_id in (self.renewal_id, self.renewal_next):
+                return "good"
+            if renewal_id == self.renewal_previous and grace:
+                assert self.renewed is not None
+                pause = grace if timeout is None else min(grace, timeout)
+                if abs(now - self.renewed) <= pause:
+                    return "good"
+        by_rotation = renewal_id is None or renewal_id != self.renewal_previous
+        is_recent = self.rotated is not None and abs(now - self.rotated) <= grace
+        if by_rotation and is_recent and grace:
+            return "late"
+        if timeout is None or renewal_id is None or self.renewal_id is None:
             return "useless"
-        if renewal_id in (self.renewal_id, self.renewal_next):
-            return "good"
-        in_grace = grace > 0 and now <= self.renewed + grace
-        if renewal_id == self.renewal_previous and in_grace:
-            return "good"
-        return "stolen"
+        return "useless" if renewal_id == self.rotated_from else "stolen"
+
+    @property
+    def rotation(self) -> tuple[int | None, bytes | None]:
+        """What says which rotation was the last one."""
+        return self.rotated, self.rotated_from
+
+
+class Due(NamedTuple):
+    """What is to be done besides the user's changes, if nobody was faster."""
+
+    guard: dict[str, Any]
+    changes: dict[str, Any]
+    ticket: Ticket | None
 
 
 @dataclass
@@ -113,15 +147,29 @@ class Work:
 
     row: Row
     is_new: bool
+    #: The id of the session that the cookie stood for, if it came too late.
+    late: bytes | None = None
     is_active: bool = False
     is_forced: bool = False
     is_rotated: bool = False
     edits: dict[str, Any] = field(default_factory=dict)  # of settings, not yet saved
+    # What it looked at or wrote to.
+    seen: set[str] = field(default_factory=set)  # keys of the dict
+    has_seen_all: bool = False
+    has_seen_flash: bool = False
+    has_seen_token: bool = False
+    # How it came about.
+    removed: set[str] = field(default_factory=set)  # keys, perhaps set again
+    has_popped: bool = False
+    has_cleared_flash: bool = False
+    pushed: list[Any] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
         """Whether a new session has nothing worth storing."""
         row = self.row
+        if self.late is not None:  # after a late cookie only a login is
+            return row.userid is None
         return not (row.data or row.flash) and row.userid is row.csrf_token is None
 
     def differs(self, loaded: Row) -> bool:
@@ -136,6 +184,59 @@ class Work:
         if self.row.csrf_token is not None:
             self.row.csrf_token = NEW
 
+    def log_in(self, userid: int | None) -> None:
+        """Let the session belong to this user, who finds nothing of another one."""
+        row = self.row
+        if row.userid == userid:
+            return
+        if row.userid is not None and userid is not None:
+            row.data.clear()
+            row.flash.clear()
+            self.has_seen_all = self.has_cleared_flash = True
+            self.pushed.clear()
+        row.userid, row.authenticated = userid, None
+        self.rotate()
+
+    def clashes(self, loaded: Row, row: Row) -> bool:
+        """Tell whether another request changed what this one looked at or changed."""
+        token = self.has_seen_token or self.row.csrf_token != loaded.csrf_token
+        proof = self.row.authenticated != loaded.authenticated
+        return (
+            self.is_forced
+            or row.userid != loaded.userid
+            or (token and row.csrf_token != loaded.csrf_token)
+            or (proof and row.authenticated != loaded.authenticated)
+            or (self.is_rotated and row.rotation != loaded.rotation)
+            or (self.has_seen_flash and row.flash.get("") != loaded.flash.get(""))
+            or (self.has_seen_all and [*row.data.items()] != [*loaded.data.items()])
+            or any(row.data.get(key) != loaded.data.get(key) for key in self.seen)
+        )
+
+    def merge(self, loaded: Row, row: Row) -> None:
+        """Do what was changed to the row as it is now."""
+        mine = self.row
+        if self.has_seen_all:
+            row.data = mine.data
+        else:
+            for key in loaded.data:
+                if key not in mine.data:
+                    row.data.pop(key, None)
+            for key, value in mine.data.items():
+                is_anew = key in self.removed
+                if is_anew:
+                    row.data.pop(key, None)
+                if is_anew or key not in loaded.data or loaded.data[key] != value:
+                    row.data[key] = value
+        if self.has_cleared_flash:
+            row.flash.clear()
+        if self.has_popped:
+            row.flash.pop("", None)
+        if self.pushed:
+            row.flash.setdefault("", []).extend(self.pushed)
+        for name in ("userid", "authenticated", "csrf_token"):
+            if getattr(mine, name) != getattr(loaded, name):
+                setattr(row, name, getattr(mine, name))
+
 
 @dataclass
 class Use:
@@ -143,6 +244,8 @@ class Use:
 
     now: int
     work: Work
+    #: By ticket: at which rotation it was good in this request; "late" if it came late.
+    judged: dict[Ticket, Any]
     loaded: Row | None = None  # as it was found
     ticket: Ticket | None = None
     events: list[str] = field(default_factory=list)
@@ -150,7 +253,7 @@ class Use:
     stolen: list[bytes] = field(default_factory=list)
     must_delete_cookie: bool = False  # whatever becomes of the request
     settings: dict[str, Any] | None = None  # of the session that was found last
-    is_ended: bool = False  # what was found was invalidated
+    ended: list[bytes] = field(default_factory=list)
 
 
 class Sessions:
@@ -163,37 +266,59 @@ class Sessions:
 
     # The request begins.
 
-    def find(self, tickets: list[Ticket | str], now: int) -> Use:
-        """Find the session of a request; a text in place of a ticket is an error."""
-        use = Use(now, self.make_work(now), settings=self.settings)
+    def find(
+        self,
+        tickets: list[Ticket | str],
+        now: int,
+        judged: dict[Ticket, Any] | None = None,
+    ) -> Use:
+        """Find the session of a request; a text in place of a ticket is an error.
+
+        ``judged`` is what an earlier transaction of the same request thought of them.
+        """
+        judged = {} if judged is None else judged
+        use = Use(now, self.make_work(now), judged, settings=self.settings)
         errors = [each for each in tickets if isinstance(each, str)]
         if errors and len(errors) == len(tickets):
             use.events.append(errors[0])
             use.must_delete_cookie = True
-        found = [
-            (ticket, row, row.judge(ticket.renewal_id, self.grace, now))
-            for ticket in dict.fromkeys(tickets)
-            if not isinstance(ticket, str) and (row := self.rows.get(ticket.id))
-        ]
-        # Who has the good cookie, too, has not stolen the other one.
-        good = {row.id for _, row, verdict in found if verdict == "good"}
-        for ticket, row, verdict in found:
-            use.settings = row.settings
-            if verdict == "stolen" and row.id in {*good, *use.stolen}:
+        late = None
+        for ticket in dict.fromkeys(tickets):
+            row = None if isinstance(ticket, str) else self.rows.get(ticket.id)
+            if row is None:
                 continue
-            if verdict == "stolen":
-                use.events.append("stolen")
-                use.stolen.append(row.id)
-                use.must_delete_cookie = True
-            elif verdict == "good" and row.is_expired(now):
+            assert isinstance(ticket, Ticket)
+            use.settings = row.settings
+            verdict = self._judge(row, ticket, use)
+            if verdict in ("good", "late") and row.is_expired(now):
                 use.expired.append(row.id)
             elif verdict == "good":
+                # Who has the good cookie, too, has not stolen the other one.
+                if row.id in use.stolen:
+                    use.stolen.remove(row.id)
+                    use.events.remove("stolen")
                 use.loaded = copy.deepcopy(row)
                 use.ticket = ticket
                 use.work = Work(copy.deepcopy(row), is_new=False)
                 use.must_delete_cookie = False
-                break
+                return use
+            elif verdict == "late":
+                late = late or row.id
+            elif verdict == "stolen":
+                if row.id not in use.stolen:
+                    use.stolen.append(row.id)
+                    use.events.append("stolen")
+                use.must_delete_cookie = True
+        use.work.late = late
         return use
+
+    def _judge(self, row: Row, ticket: Ticket, use: Use) -> str:
+        verdict = row.judge(ticket.renewal_id, self.grace, use.now)
+        if ticket in use.judged and verdict != "good":
+            verdict = "good" if use.judged[ticket] == row.rotation else "late"
+        if verdict in ("good", "late"):
+            use.judged[ticket] = row.rotation if verdict == "good" else "late"
+        return verdict
 
     def make_work(self, now: int) -> Work:
         """Return what a request without a session begins with."""
@@ -201,7 +326,9 @@ class Sessions:
 
     def invalidate(self, use: Use) -> None:
         """End the session that is there, and begin another one."""
-        use.is_ended |= not use.work.is_new
+        ended = use.work.late if use.work.is_new else use.work.row.id
+        if ended is not None:
+            use.ended.append(ended)
         use.work = self.make_work(use.now)
 
     # The request ends.
@@ -214,35 +341,32 @@ class Sessions:
 
     def commit(self, use: Use) -> Answer | None:
         """Store what a request did. Raises Conflict."""
-        self._check(use)
+        work, loaded = use.work, use.loaded
+        row = None
+        if not work.is_new:
+            assert loaded is not None
+            row = self.rows.get(loaded.id)
+            if self.changes(use) and (
+                row is None
+                or (row.version != loaded.version and work.clashes(loaded, row))
+            ):
+                raise Conflict
         deletion = use.must_delete_cookie
         for each in use.expired:
-            row = self.rows.get(each)
-            if row is not None and row.is_expired(use.now):
+            expired = self.rows.get(each)
+            if expired is not None and expired.is_expired(use.now):
                 del self.rows[each]
                 deletion = True
         for each in use.stolen:
             self.rows.pop(each, None)
-        if use.is_ended:
-            assert use.loaded is not None
-            self.rows.pop(use.loaded.id, None)
+        for each in use.ended:
+            self.rows.pop(each, None)
             deletion = True
-        answer = Answer(None, use.settings) if deletion else None
-        if use.work.is_new:
-            return answer if use.work.is_empty else self._insert(use)
-        assert use.loaded is not None
-        row = self.rows.get(use.loaded.id)
+        if work.is_new:
+            if not work.is_empty:
+                return self._insert(use)
+            return Answer(None, use.settings) if deletion else None
         return None if row is None else self._update(use, row)
-
-    def _check(self, use: Use) -> None:
-        if use.loaded is None:
-            return
-        row = self.rows.get(use.loaded.id)
-        if use.is_ended:
-            if row is not None and row.version != use.loaded.version:
-                raise Conflict
-        elif self.changes(use) and (row is None or row.version != use.loaded.version):
-            raise Conflict
 
     def changes(self, use: Use) -> bool:
         """Tell whether the request changed the session that it found."""
@@ -255,6 +379,8 @@ class Sessions:
             row.idle_expire = use.now + row.settings["idle_timeout"]
         if row.settings["renewal_timeout"] is not None:
             row.renewal_id, row.renewed = NEW, use.now
+        if row.settings["cookie_max_age"] is not None:
+            row.sent = use.now
         self.rows[NEW] = row
         return Answer(Ticket(NEW, row.renewal_id), row.settings)
 
@@ -262,81 +388,107 @@ class Sessions:
         work, loaded, ticket = use.work, use.loaded, use.ticket
         assert loaded is not None
         assert ticket is not None
-        answer = None
-        if self.changes(use):
+        changes = self.changes(use)
+        extended = self._extended(loaded, work, use.now)
+        due = None if work.is_rotated else self._due(loaded, ticket, use.now)
+        if changes:
+            if row.version == loaded.version:
+                row.data, row.flash = work.row.data, work.row.flash
+                for name in ("userid", "authenticated", "csrf_token"):
+                    setattr(row, name, getattr(work.row, name))
+            else:
+                work.merge(loaded, row)
             row.version += 1
-            row.data, row.flash = work.row.data, work.row.flash
-            row.userid, row.csrf_token = work.row.userid, work.row.csrf_token
-        is_extended = self._extend(row, loaded, work, use.now)
-        is_to_send = is_extended and row.settings["cookie_max_age"] is not None
-        if work.is_rotated:
-            answer = self._rotate(row, use.now)
-        elif row.settings["renewal_timeout"] is not None:
-            answer = self._renew(row, loaded, ticket, is_to_send, use.now)
-        elif is_to_send:
-            answer = Answer(Ticket(row.id, None), row.settings)
-        return answer
+            self._extend(row, extended)
+            if work.is_rotated:
+                return self._rotate(row, use.now)
+        guard = {} if due is None else due.guard
+        if any(getattr(row, name) != value for name, value in guard.items()):
+            return None
+        self._extend(row, extended)
+        if due is None:
+            return None
+        for name, value in due.changes.items():
+            setattr(row, name, value)
+        return None if due.ticket is None else Answer(due.ticket, row.settings)
 
     def _rotate(self, row: Row, now: int) -> Answer:
-        del self.rows[row.id]
-        row.id = NEW
-        self.rows[NEW] = row
-        if row.settings["renewal_timeout"] is not None:
-            row.renewal_id, row.renewed = NEW, now
-            row.renewal_next = row.renewal_previous = row.renewal_tried = None
-        return Answer(Ticket(NEW, row.renewal_id), row.settings)
+        row.rotated, row.rotated_from, row.renewal_id = now, row.renewal_id, NEW
+        row.renewal_next = row.renewal_previous = row.renewal_tried = None
+        row.renewed = now
+        if row.settings["cookie_max_age"] is not None:
+            row.sent = now
+        return Answer(Ticket(row.id, NEW), row.settings)
 
-    def _renew(
-        self, row: Row, loaded: Row, ticket: Ticket, is_to_send: bool, now: int
-    ) -> Answer | None:
-        received, candidate = ticket.renewal_id, loaded.renewal_next
-        settings = row.settings
-        same_cookie = Answer(ticket, settings)
-        if received == candidate:
-            if row.renewal_next != candidate:  # another request completed it
-                return None
-            row.renewal_previous, row.renewal_id = loaded.renewal_id, candidate
-            row.renewal_next, row.renewed = None, now
-            if is_to_send:
-                row.renewal_tried = now
-            return same_cookie if is_to_send else None
-        if received != loaded.renewal_id:  # in its grace
-            return None
-        is_first = (row.renewal_id, row.renewal_next, row.renewal_tried) == (
-            loaded.renewal_id,
-            loaded.renewal_next,
-            loaded.renewal_tried,
-        )
-        if candidate is not None:
-            is_due = now > loaded.renewal_tried + settings["renewal_try_every"]
-        elif now > loaded.renewed + settings["renewal_timeout"]:
-            # A cookie that was sent again may still be on its way.
-            pause = min(self.grace, settings["renewal_timeout"])
-            is_due = loaded.renewal_tried is None or now > loaded.renewal_tried + pause
+    def _due(self, row: Row, ticket: Ticket, now: int) -> Due | None:
+        """Return what is due for the row besides an extension."""
+        max_age = row.settings["cookie_max_age"]
+        due = self._renewal(row, ticket, now)
+        if max_age is None:
+            return due
+        if due is not None and due.ticket is not None:
+            return due._replace(changes={**due.changes, "sent": now})
+        is_due = row.sent is None or abs(now - row.sent) * 10 >= max_age
+        # The cookie is sent again only if it is the one that the session has.
+        if due is not None:  # a takeover
+            has_current = True
         else:
-            if is_to_send and (row.renewal_id, row.renewal_next) == (received, None):
-                row.renewal_tried = now
-                return same_cookie
-            return None
-        if not (is_due and is_first):
-            return None
-        row.renewal_next = candidate or NEW
-        row.renewal_tried = now
-        return Answer(Ticket(row.id, row.renewal_next), settings)
+            has_current = ticket.renewal_id == row.renewal_id and not row.renewal_next
+        if not (is_due and has_current):
+            return due
+        guard = {"renewal_id": row.renewal_id, "renewal_next": row.renewal_next}
+        changes = {} if due is None else due.changes
+        return Due(guard, {**changes, "sent": now}, ticket)
 
-    def _extend(self, row: Row, loaded: Row, work: Work, now: int) -> bool:
-        """Extend the session if that is due; tell whether it was extended."""
-        timeout, delay = row.settings["idle_timeout"], row.settings["extension_delay"]
+    def _renewal(self, row: Row, ticket: Ticket, now: int) -> Due | None:
+        settings, received = row.settings, ticket.renewal_id
+        candidate, tried = row.renewal_next, row.renewal_tried
+        timeout = settings["renewal_timeout"]
+        if timeout is None or received is None:
+            return None
+        if received == candidate:
+            takeover = {
+                "renewal_id": candidate,
+                "renewal_previous": row.renewal_id,
+                "renewal_next": None,
+                "renewed": now,
+            }
+            return Due({"renewal_next": candidate}, takeover, None)
+        if received != row.renewal_id:  # in its grace
+            return None
+        guard = {name: getattr(row, name) for name in _OF_RENEWAL}
+        if candidate is not None:
+            assert tried is not None
+            if now <= tried + settings["renewal_try_every"]:
+                return None
+        else:
+            assert row.renewed is not None
+            # A cookie that was sent may still be on its way.
+            last = max(tried or 0, row.sent or 0)
+            if now <= max(row.renewed + timeout, last + min(self.grace, timeout)):
+                return None
+            candidate = NEW
+            guard["sent"] = row.sent
+        changes = {"renewal_next": candidate, "renewal_tried": now}
+        return Due(guard, changes, Ticket(row.id, candidate))
+
+    def _extended(self, loaded: Row, work: Work, now: int) -> int | None:
+        """Return what the idle timeout is to become, None if it isn't due."""
+        settings = loaded.settings
+        timeout, delay = settings["idle_timeout"], settings["extension_delay"]
         if timeout is None:
-            return False
+            return None
+        assert loaded.idle_expire is not None
         passed = now - (loaded.idle_expire - timeout)
         is_write = work.is_active or work.is_rotated or work.differs(loaded)
         if not is_write and delay is not None and passed <= delay:
-            return False
-        if row.idle_expire >= now + timeout:
-            return False
-        row.idle_expire = now + timeout
-        return True
+            return None
+        return now + timeout
+
+    def _extend(self, row: Row, expire: int | None) -> None:
+        if expire is not None:
+            assert row.idle_expire is not None
+            row.idle_expire = max(row.idle_expire, expire)
 
     # What was drawn.
 
@@ -350,6 +502,8 @@ class Sessions:
         if row.renewal_next == NEW:
             row.renewal_next = drawn.renewal_id
 
+
+_OF_RENEWAL = ("renewal_id", "renewal_next", "renewal_tried")
 
 #: The columns of a row that are compared one by one.
 COLUMNS = [each.name for each in fields(Row) if each.name != "settings"]

@@ -108,7 +108,9 @@ class RealDeeds:
     def read(self) -> Any:
         session = self.session
         data = copy.deepcopy(dict(session))
-        return session.new, data, session.userid, session.peek_flash()
+        key = None if session.new else session.id.bytes
+        kind = session.new, session.is_late, key
+        return *kind, data, session.userid, session.authenticated, session.peek_flash()
 
     def assign(self, key: str, value: Any) -> Any:
         self.session[key] = value
@@ -141,6 +143,10 @@ class RealDeeds:
 
     def log_in(self, userid: int | None) -> Any:
         self.session.userid = userid
+
+    def prove(self, userid: int) -> Any:
+        """Log in, or in again."""
+        self.session.authenticate(userid)
 
     def token(self) -> Any:
         return self.session.get_csrf_token()
@@ -186,29 +192,44 @@ class ModelDeeds:
         self.use.work.is_active = True
         return self.row
 
+    def _see(self, key: str) -> Any:
+        self.use.work.seen.add(key)
+        return self.row.data
+
     def read(self) -> Any:
-        row = self.row
+        row, work = self.row, self.use.work
+        work.has_seen_all = work.has_seen_flash = True
         messages = list(row.flash.get("", ()))
-        return self.use.work.is_new, dict(row.data), row.userid, messages
+        key = None if work.is_new else row.id
+        kind = work.is_new, work.late is not None, key
+        return *kind, dict(row.data), row.userid, row.authenticated, messages
 
     def assign(self, key: str, value: Any) -> Any:
-        self._write().data[key] = value
+        self._write()
+        self._see(key)[key] = value
 
     def add(self, key: str) -> Any:
-        data = self._write().data
+        self._write()
+        data = self._see(key)
         data[key] = data.get(key, 0) + 1
 
     def remove(self, key: str) -> Any:
-        return self._write().data.pop(key, None)
+        self._write()
+        data = self._see(key)
+        if key in data:
+            self.use.work.removed.add(key)
+        return data.pop(key, None)
 
     def append(self) -> Any:
-        self._write().data.setdefault("list", []).append(1)
+        self._write()
+        self._see("list").setdefault("list", []).append(1)
 
     def change_in_place(self) -> Any:
-        if "list" in self.row.data:
+        if "list" in self._see("list"):
             self._write().data["list"].append(2)
 
     def clear(self) -> Any:
+        self.use.work.has_seen_all = True
         self._write().data.clear()
 
     def announce(self) -> Any:
@@ -217,17 +238,33 @@ class ModelDeeds:
 
     def flash(self, message: str) -> Any:
         self._write().flash.setdefault("", []).append(message)
+        self.use.work.pushed.append(message)
 
     def pop(self) -> Any:
-        return self._write().flash.pop("") if self.row.flash else []
+        work = self.use.work
+        work.has_seen_flash = True
+        if not self.row.flash:
+            return []
+        work.has_popped = True
+        work.pushed.clear()
+        return self._write().flash.pop("")
 
     def log_in(self, userid: int | None) -> Any:
-        row = self._write()
-        if row.userid != userid:
-            row.userid = userid
+        if self.use.work.late is not None and userid is None:
+            self.sessions.invalidate(self.use)
+        else:
+            self._write()
+            self.use.work.log_in(userid)
+
+    def prove(self, userid: int) -> Any:
+        was = self._write().userid
+        self.use.work.log_in(userid)
+        if was == userid:
             self.use.work.rotate()
+        self.row.authenticated = self.use.now
 
     def token(self) -> Any:
+        self.use.work.has_seen_token = True
         if self.row.csrf_token is None:
             self._write().csrf_token = NEW
         return ...  # any
@@ -295,6 +332,7 @@ changes_of_data = [
 ]
 changes_of_the_session = [
     st.tuples(st.just("log_in"), st.sampled_from([None, 5, 6])),
+    st.tuples(st.just("prove"), st.sampled_from([5, 6])),
     st.tuples(st.just("rotate")),
     st.tuples(st.just("invalidate")),
     st.tuples(st.just("configure"), changes),
@@ -444,7 +482,7 @@ class Histories(RuleBasedStateMachine):
     @rule(
         name=browsers,
         deeds=deeds,
-        end=st.sampled_from(["commit", "commit", "answered", "doomed"]),
+        end=st.sampled_from(["commit", "commit", "commit", "flashed", "answered"]),
         other=browsers,
         other_deeds=deeds,
         other_end=st.sampled_from(["commit", "commit", "commit", "answered"]),
@@ -541,8 +579,8 @@ class Histories(RuleBasedStateMachine):
         self.find(request)
         if meanwhile is not None:
             self.find(meanwhile)
-            self.finish(meanwhile, False)
-        self.finish(request, meanwhile is not None)
+            self.finish(meanwhile)
+        self.finish(request)
 
     def request(self, asked: Asked, meanwhile: Asked | None) -> None:
         """Play a request through the application."""
@@ -588,7 +626,7 @@ class Histories(RuleBasedStateMachine):
             expected = getattr(deeds, name)(*arguments)
             assert expected in (..., answer), name
 
-    def finish(self, asked: Asked, is_late: bool) -> None:
+    def finish(self, asked: Asked) -> None:
         """Let the model end the request, and compare what was answered."""
         use = asked.use
         if use is None:
@@ -614,68 +652,50 @@ class Histories(RuleBasedStateMachine):
             expected = Failure if asked.end == "raised" else StaleDataError
             assert isinstance(asked.error, expected)
         else:
-            self.compare_response(asked, use, answer, is_late)
+            self.compare_response(asked, answer)
 
     def commit_of_exception_view(self, asked: Asked, use: Use) -> Answer | None:
         """Store what the exception view does, which is to flash a message."""
         answer = self.sessions.abort(use)
-        aside = self.sessions.find(self.tickets(asked.cookies), self.now)
-        expired, aside.expired = aside.expired, []
+        tickets = [
+            each
+            for each in self.tickets(asked.cookies)
+            if isinstance(each, str) or each.id not in use.stolen
+        ]
+        again = self.sessions.find(tickets, self.now, use.judged)
         if answer is not None:
-            aside.must_delete_cookie = True
-        ModelDeeds(self.sessions, aside).flash("sorry")
-        answer = self.sessions.commit(aside)
-        # The deletion was rolled back; whether it is done again is left open.
-        stored = {bytes(each.id.bytes) for each in self.rows()}
-        for each in expired:
-            if each not in stored:
-                del self.sessions.rows[each]
-        return answer
+            again.must_delete_cookie = True
+        loaded, row = use.loaded, again.loaded
+        if again.work.late is not None:  # of which nothing is stored
+            return answer
+        if loaded is not None and (row is None or row.userid != loaded.userid):
+            return answer  # logged as lost
+        ModelDeeds(self.sessions, again).flash("sorry")
+        return self.sessions.commit(again)
 
     # What is compared.
 
-    def compare_response(
-        self, asked: Asked, use: Use, answer: Answer | None, is_late: bool
-    ) -> None:
+    def compare_response(self, asked: Asked, answer: Answer | None) -> None:
         """Compare the cookie of the response, and give it to the browser."""
         headers = asked.response.headers
         assert headers["Vary"] == "Cookie"
         cookies = headers.getall("Set-Cookie")
-        assert len(cookies) <= 1
-        if not cookies:
-            # A late request with a max-age need not send what others sent.
-            is_optional = is_late and answer is not None and answer.ticket is not None
-            assert answer is None or (is_optional and NEW not in answer.ticket)
+        assert len(cookies) == (answer is not None)
+        if answer is None:
             assert "Cache-Control" not in headers
             return
         assert headers["Cache-Control"] == "private"
         pair, *attributes = cookies[0].split("; ")
         value = pair.removeprefix("session=")
-        if value:
+        if answer.ticket is None:
+            assert value == ""
+        else:
             self.made_with[value] = self.ring[0]
             self.seen.append(value)
-        if answer is None and is_late:
-            self.check_late_cookie(use, value)
-        else:
-            assert answer is not None
-            if answer.ticket is None:
-                assert value == ""
-            else:
-                self.compare_ticket(answer.ticket, self.opened(value))
-            if len(asked.cookies) < 2 and answer.settings is not None:
-                self.compare_attributes(attributes, answer)
+            self.compare_ticket(answer.ticket, self.opened(value))
+        if len(asked.cookies) < 2 and answer.settings is not None:
+            self.compare_attributes(attributes, answer)
         self.keep(asked.name, value, attributes)
-
-    def check_late_cookie(self, use: Use, value: str) -> None:
-        """Check a cookie that a late request sends again though another one did."""
-        assert value
-        ticket = self.opened(value)
-        row = self.sessions.rows.get(ticket.id)
-        assert use.loaded is not None
-        assert use.loaded.settings["cookie_max_age"] is not None
-        assert ticket.id == use.loaded.id
-        if row is not None and row.settings["renewal_timeout"] is not None:
-            assert ticket.renewal_id in (row.renewal_id, row.renewal_next)
 
     def compare_ticket(self, expected: Ticket, actual: Ticket) -> None:
         """Compare what a cookie says, and learn what was drawn for it."""
