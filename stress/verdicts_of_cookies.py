@@ -199,9 +199,7 @@ def named(history: History) -> Iterator[Violation]:
 def moved(history: History) -> Iterator[Violation]:
     """A session keeps its id for life."""
     for op in history.ops:
-        stays = bool(op.found) and not any(
-            part.ends or part.found is None for part in op.stored
-        )
+        stays = bool(op.found) and not any(part.ends for part in op.stored)
         if stays and op.sent and op.cookie and op.sent.id != op.cookie.id:
             yield Violation("id changed", f"of {op.found}", (op.brought_by, op.name))
 
