@@ -234,9 +234,7 @@ class Table:
             try:
                 statement = select(self.columns[rule.name]).where(self._is_row)
                 _run(connection, statement, {self._id: key}).first()
-            except Exception as exc:
-                if not is_unreadable(exc):
-                    raise
+            except Exception:
                 # Not chained: some of these errors quote what is in the row.
                 raise cannot_be_read(rule.name, rule.type_name) from None
 

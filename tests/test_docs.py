@@ -13,7 +13,6 @@ import importlib.util
 import json
 import re
 import sys
-import textwrap
 import time
 import uuid
 from configparser import ConfigParser
@@ -65,9 +64,8 @@ from pyramid_sqlalchemy_sessions import (
     later,
 )
 from pyramid_sqlalchemy_sessions.settings import SETTINGS
-from tests import test_alembic
 from tests.application import SECRET, Application, Browser, Full
-from tests.applications.starter import DOCS, blocks, sample
+from tests.applications.starter import DOCS, blocks
 from tests.applications.starter import PAGES as ALL_PAGES
 from tests.stories.transactions import (
     all_of,
@@ -538,25 +536,6 @@ class TestTables:
                     expected[name] = (kind, mixin.__name__)
         expected["data"] = ("LargeBinary", "BaseMixin")
         assert described == expected
-
-    def test_migration(self):
-        """What the pages show is what the tests of Alembic prove."""
-        upgrade = (
-            test_alembic.UPGRADE.strip()
-            + test_alembic.UPGRADE_WITHOUT_RENEWAL.rstrip()
-            + test_alembic.UPGRADE_FEATURES.rstrip()
-        )
-        _, _, body = sample("upgrade.py").partition("def upgrade():\n")
-        assert textwrap.dedent(body).strip() == upgrade
-        assert sample("upgrade.sql").strip() == test_alembic.UPGRADE_SQL.strip()
-        features = (
-            test_alembic.UPGRADE_USERID_SQL.rstrip()
-            + test_alembic.UPGRADE_WITHOUT_RENEWAL_SQL.rstrip()
-            + test_alembic.UPGRADE_FEATURES_SQL
-        )
-        assert sample("upgrade_features.sql").strip() == features.strip()
-        fill = test_alembic.FILL_SETTINGS
-        assert sample("fill_settings.sql").strip().rstrip(";") == fill.strip()
 
     def test_switching_on(self, sqlite_engine):
         """Sessions from before the timeout can be given one, or begin it with a use."""

@@ -1,9 +1,7 @@
--- UseridMixin
 ALTER TABLE session
-    ADD COLUMN authenticated BIGINT;
--- Without RenewalMixin
-ALTER TABLE session
-    ADD COLUMN renewal_id UUID;
+    ADD COLUMN version INTEGER DEFAULT 1 NOT NULL,
+    ALTER COLUMN created TYPE BIGINT;
+ALTER TABLE session ALTER COLUMN version DROP DEFAULT;
 -- IdleMixin
 ALTER TABLE session
     ALTER COLUMN idle_expire TYPE BIGINT;

@@ -1,0 +1,3 @@
+ALTER TABLE session ADD COLUMN version INTEGER DEFAULT 1 NOT NULL;
+-- RenewalMixin
+ALTER TABLE session ADD COLUMN renewal_previous UUID;
