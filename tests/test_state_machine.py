@@ -481,6 +481,40 @@ class Histories(RuleBasedStateMachine):
 
     @rule(
         name=browsers,
+        how=st.sampled_from([("rotate",), ("log_in", 5), ("prove", 6)]),
+        seconds=st.sampled_from([0, 1, 30, 31, 60, 61]),
+        deeds=st.one_of(
+            deeds, st.sampled_from([[("log_in", None)], [("invalidate",)], [("pop",)]])
+        ),
+        end=ways_to_end,
+    )
+    def come_late(
+        self, name: int, how: Any, seconds: int, deeds: list[Any], end: str
+    ) -> None:
+        """Visit with a cookie that was replaced a while ago."""
+        cookies = self.cookies_of(name)
+        self.play(Asked(name, cookies, [("add", "a"), how], "commit"))
+        self.clock.shift(seconds)
+        self.play(Asked(name, cookies, deeds, end))
+
+    @rule(name=browsers, which=st.integers(0, 20), deeds=deeds, end=ways_to_end)
+    def visit_with_an_old_cookie(
+        self, name: int, which: int, deeds: list[Any], end: str
+    ) -> None:
+        """Visit with an old cookie of the session before the browser's own."""
+        cookies = self.cookies_of(name)
+        keys = {each[0] for each in self.tickets(cookies)}
+        old = [
+            each
+            for each in self.seen
+            if self.made_with[each] in self.ring and self.opened(each).id in keys
+        ]
+        if old:
+            cookies = [old[which % len(old)], *cookies]
+        self.play(Asked(name, cookies, deeds, end))
+
+    @rule(
+        name=browsers,
         deeds=deeds,
         end=st.sampled_from(["commit", "commit", "commit", "flashed", "answered"]),
         other=browsers,
