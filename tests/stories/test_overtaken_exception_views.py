@@ -124,3 +124,19 @@ def test_what_an_exception_view_read_counts_if_it_is_committed(engine):
         browser.visit(view)
     taken = rival.ask(lambda session: session["a"] + session["b"])
     assert taken == 0
+
+
+def test_a_late_request_stores_nothing_when_the_session_ends(engine):
+    """What a late request's exception view wrote isn't stored in a new session."""
+
+    def answer(request):
+        assert request.session.is_late
+        request.session["answer"] = 1
+
+    def end(request):
+        request.session.invalidate()
+
+    story = Overtaken(engine, answer, end)
+    story.rival.visit(rotate)
+    story.visit()
+    assert story.rival.application.rows() == []
