@@ -41,6 +41,7 @@ class Finder:
         self.tickets: tuple[Ticket, ...] = reading.tickets
         #: What the session in force was found with.
         self.ticket: Ticket | None = None
+        self._userid: Any = None  # whose it was then
         #: The dbsession that the rows are in, and the options of its connection.
         self.dbsession: DBSession | None = None
         self.options: Mapping[str, Any] = {}
@@ -52,9 +53,17 @@ class Finder:
             findings.notify(kind(request, reading.error))
 
     def find(
-        self, unit: Unit, dbsession: DBSession | None, lock: bool = False
+        self,
+        unit: Unit,
+        dbsession: DBSession | None,
+        lock: bool = False,
+        forgives: bool = False,
     ) -> State:
-        """Return the state of the request's session, new if there is no good cookie."""
+        """Return the state of the request's session, new if there is no good cookie.
+
+        ``forgives``: a cookie that was good earlier in this request is so still if only
+        a rotation replaced it, and no login.
+        """
         # pyramid_retry tries again: now wait for the others instead of racing them,
         # unless nothing was in the way. A standby could not lock anything.
         environ = self._request.environ
@@ -69,8 +78,13 @@ class Finder:
             # of the two would wait forever for what the other has written.
             self.dbsession = unit.dbsession_of(state) or dbsession
             self.note_options(self.dbsession)
+            userid = state.values.get("userid")
+            is_same = ticket == self.ticket and userid == self._userid
+            if verdict is Verdict.LATE and forgives and is_same:
+                verdict = Verdict.VALID
             if verdict is Verdict.VALID:
                 self._accept(ticket)
+                self._userid = userid
                 return state
             assert state.loaded is not None
             if verdict is Verdict.LATE:

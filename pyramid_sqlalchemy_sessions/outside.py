@@ -21,7 +21,7 @@ class _Segment:
         self.taken: State | None = None  # as it went into the present transaction
         self.is_closed = False
 
-    def patch(self) -> Patch | None:
+    def patch(self) -> Patch:
         return Patch.between(self.mark, self.work)
 
     def accept(self) -> None:
@@ -65,20 +65,23 @@ class Outside:
     def patches(self) -> list[Patch]:
         """Return what was changed and isn't stored yet."""
         patches = [each.patch() for each in self._segments]
-        return [each for each in patches if each is not None]
+        return [each for each in patches if each.is_change]
 
     def phases(self) -> set[Phase]:
         """Return the phases in which that was changed."""
-        return {each.phase for each in self._segments if each.patch() is not None}
+        return {each.phase for each in self._segments if each.patch().is_change}
 
     def take_in(self) -> list[Patch]:
-        """Return what isn't in the present transaction yet, which takes it in."""
-        patches: list[Patch | None] = []
+        """Return what isn't in the present transaction yet, which takes it in.
+
+        Also what was but looked at: it counts when the transaction commits.
+        """
+        patches: list[Patch] = []
         for each in self._segments:
             if each.taken is None:
                 patches.append(each.patch())
                 each.taken = each.work.begun()
-        return [each for each in patches if each is not None]
+        return patches
 
     def leave(self, committed: bool) -> None:
         """Learn what became of the transaction that took it in."""

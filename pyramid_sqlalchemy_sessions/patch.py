@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .document import DocumentPatch
@@ -35,8 +35,8 @@ class Patch:
     by: Any
 
     @classmethod
-    def between(cls, before: State, now: State) -> Patch | None:
-        """Return what was changed since the mark, None if nothing was.
+    def between(cls, before: State, now: State) -> Patch:
+        """Return what was changed and looked at since the mark.
 
         ``now`` was ``before.begun()`` when the mark was set.
         """
@@ -48,17 +48,6 @@ class Patch:
             if now.values[name] != start.values[name]
         }
         data, flash = now.data.patch(start.data), now.flash.patch()
-        is_something = (
-            ended
-            or values
-            or now.is_rotated
-            or now.is_forced
-            or data.replaced
-            or data.entries
-            or now.flash.may_differ
-        )
-        if not is_something:
-            return None
         seen = frozenset({*now.seen, *values})
         return cls(
             before,
@@ -74,9 +63,30 @@ class Patch:
         )
 
     @property
-    def logs_in(self) -> bool:
-        """Whether the session has another user than before, who is somebody."""
-        return self.values.get("userid") is not None
+    def is_change(self) -> bool:
+        """Whether anything was changed, and not only looked at."""
+        return bool(
+            self.ended
+            or self.values
+            or self.is_rotated
+            or self.is_forced
+            or self.data.replaced
+            or self.data.entries
+            or self.flash.cleared
+            or self.flash.popped
+            or self.flash.pushed
+        )
+
+    def for_late(self) -> Patch:
+        """Return what's left of it for a cookie that was replaced meanwhile.
+
+        Nothing that comes from the session of before goes into another one.
+        """
+        if self.ended:
+            return self
+        data = DocumentPatch(False, {}, frozenset(), False)
+        flash = QueuesPatch(False, frozenset(), self.flash.pushed, frozenset())
+        return replace(self, data=data, flash=flash)
 
     def clash(self, now: State) -> str | None:
         """Tell what's in the way of doing it to the row as it is now, None if nothing.
@@ -119,4 +129,4 @@ class Patch:
         elif target.loaded is None:
             target.by = target.by or self.by
         target.is_forced |= self.is_forced
-        target.is_used = True
+        target.is_used |= self.is_change

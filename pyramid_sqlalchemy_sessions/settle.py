@@ -139,7 +139,6 @@ def _make_anew(
     config, loaded = state.config, state.loaded
     assert loaded is not None
     patch = Patch.between(State(config, loaded), state)
-    assert patch is not None
     row = config.table.load_plain(connection, loaded["id"], lock=True)
     fresh = State(config, row)
     if row is None:

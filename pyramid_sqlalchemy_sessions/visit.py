@@ -210,7 +210,8 @@ class Visit:
     def go_in(self, unit: Unit, dbsession: DBSession) -> None:
         """Work in the unit's transaction, and bring in what was changed outside."""
         self._dbsession = dbsession
-        self.work_on(self.finder.find(unit, dbsession, lock=True), unit)
+        forgives = not any(each.is_rotated for each in self.outside.patches())
+        self.work_on(self.finder.find(unit, dbsession, True, forgives), unit)
 
     # Outside.
 
@@ -252,8 +253,12 @@ class Visit:
         state = self.state
         assert state is not None
         for patch in self.outside.take_in():
-            base = patch.base.loaded
-            if base is not None and not patch.ended and state.late is None:
+            base, is_known = patch.base, patch.base.loaded is not None
+            if state.loaded is None and state.late is None and not patch.ended:
+                state.late = base.late  # also if its session is gone by now
+            if state.late is not None and is_known:
+                patch = patch.for_late()
+            elif is_known and patch.is_change and not patch.ended:
                 gone = state.loaded is None and not state.ended
                 obstacle = "the whole" if gone else patch.clash(state)
                 if obstacle is not None:
