@@ -84,7 +84,7 @@ class Visitor:
             self.write_if_alive(request, number)
 
     def log_in(self, request, number):
-        """Give the session another id at the last visit, and write until then."""
+        """Replace the session's cookie at the last visit, and write until then."""
         if number == self.job.visits - 1:
             request.session.userid = 5
         else:

@@ -112,13 +112,16 @@ def test_different_writes_do_not_overwrite_each_other(send_out):
 @at_default
 @pytest.mark.parametrize("end", ["end", "log_in"])
 def test_what_has_ended_stays_dead(send_out, end):
-    """A session that ended, or got another id, while others wrote stays dead."""
+    """An old cookie leads nowhere once the session ended, or somebody logged in."""
     browser, acknowledged = send_out(
         end, "write_if_alive", "write_if_alive", visits=VISITS // 2
     )
     assert acknowledged[0][-1] == VISITS // 2 - 1
     rows = browser.application.rows()
-    assert browser.ask(lambda session: session.new)
+    assert browser.ask(lambda session: (session.new, session.is_late)) == (
+        True,
+        end == "log_in",
+    )
     assert len(rows) == (end == "log_in")
     if rows:
         assert rows[0].userid == 5

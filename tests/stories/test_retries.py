@@ -399,7 +399,7 @@ def test_what_is_merged_is_all_there(engine):
     browser = Browser(Application(engine))
 
     def begin(request):
-        request.session.update(n=1, nested=[0], gone=1, both=1)
+        request.session.update(moved=1, n=1, nested=[0], gone=1, both=1)
         request.session.flash("first")
         request.session.flash("first", "queue")
 
@@ -414,6 +414,7 @@ def test_what_is_merged_is_all_there(engine):
         request.session["nested"].append(1)
         del request.session["gone"]
         request.session["own"] = 1
+        request.session["moved"] = request.session.pop("moved")
         request.session.flash("own")
         request.session.get_csrf_token()
         as_another(browser, rival)
@@ -421,8 +422,8 @@ def test_what_is_merged_is_all_there(engine):
     browser.visit(begin)
     browser.visit(view)
     data, messages, queue = stored(browser)
-    assert data == {"n": 2, "nested": [0, 1], "rival": 1, "own": 1}
-    assert [*data] == ["n", "nested", "rival", "own"]
+    assert data == {"n": 2, "nested": [0, 1], "rival": 1, "own": 1, "moved": 1}
+    assert [*data] == ["n", "nested", "rival", "own", "moved"]
     assert messages == ["first", "rival", "own"]
     assert queue == []
     assert browser.application.row().csrf_token is not None
