@@ -257,6 +257,7 @@ class Visit:
             if state.loaded is None and state.late is None and not patch.ended:
                 state.late = base.late  # also if its session is gone by now
             if state.late is not None and is_known:
+                state.is_used |= patch.is_change  # which the log tells
                 patch = patch.for_late()
             elif is_known and patch.is_change and not patch.ended:
                 gone = state.loaded is None and not state.ended
