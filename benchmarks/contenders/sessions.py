@@ -28,7 +28,7 @@ from pyramid_sqlalchemy_sessions import (
     UseridMixin,
     generate_secret_key,
 )
-from pyramid_sqlalchemy_sessions import config as sessions_config
+from pyramid_sqlalchemy_sessions import session_config as sessions_config
 
 from ..workloads import Workload
 from .base import TIMEOUT, PyramidContender
