@@ -10,6 +10,7 @@ import logging
 import random
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -236,6 +237,8 @@ class Visitors:
         except Exception as exc:
             op.status = REFUSED if can_be_tried_again(exc) else ERROR
             op.error = f"{type(exc).__name__}: {exc}".splitlines()[0][:300]
+            if op.status == ERROR:
+                op.logged += traceback.format_exc().splitlines()
         finally:
             _local.op = None
         op.end = time.monotonic()
