@@ -119,6 +119,8 @@ class Op:
     taken: float = 0.0
     status: str = ERROR
     error: str | None = None
+    #: Where an error came from that no request should end with.
+    trace: list[str] = field(default_factory=list)
     attempts: int = 0
     is_late: bool = False
     violation: bool = False
@@ -182,6 +184,7 @@ def described(op: Op, since: float = 0.0) -> str:
     lines = [" ".join(words)]
     lines += [f"{'':12}{_of_part(part)}" for part in op.parts]
     lines += [f"{'':12}log: {text}" for text in op.logged]
+    lines += [f"{'':12}{text}" for text in op.trace]
     return "\n".join(lines)
 
 

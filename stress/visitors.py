@@ -12,9 +12,10 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import Any
 
 from pyramid.config import Configurator
@@ -31,6 +32,9 @@ from tests.application import Application
 from tests.stories.parallel import engine_of
 
 OURS = AESGCMSerializer(bytes(range(32)))
+
+#: How much of a traceback is shown.
+FRAMES = 15
 
 #: How long a process waits for the others.
 PATIENCE = 120
@@ -238,7 +242,7 @@ class Visitors:
             op.status = REFUSED if can_be_tried_again(exc) else ERROR
             op.error = f"{type(exc).__name__}: {exc}".splitlines()[0][:300]
             if op.status == ERROR:
-                op.logged += traceback.format_exc().splitlines()
+                op.trace = list(_trace(exc))
         finally:
             _local.op = None
         op.end = time.monotonic()
@@ -311,6 +315,15 @@ class Visitors:
         """Close the connections."""
         self.engine.dispose()
         self.watcher.dispose()
+
+
+def _trace(exc: BaseException | None) -> Iterator[str]:
+    """Return where an error came from, and those that it was raised because of."""
+    while exc is not None:
+        yield f"{type(exc).__name__}: {str(exc)[:100]}"
+        for frame in traceback.extract_tb(exc.__traceback__)[-FRAMES:]:
+            yield f"  {Path(frame.filename).name}:{frame.lineno} {frame.name}"
+        exc = exc.__cause__ or exc.__context__
 
 
 def _wait_long(connection: Any, record: Any) -> None:
