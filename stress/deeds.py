@@ -315,6 +315,7 @@ def view(request: Any) -> Response:
     op.attempts += 1
     op.parts.clear()
     op.logged.clear()
+    op.told.clear()
     request.environ.pop(DEEDS, None)  # of the attempt before
     request.environ[DEEDS] = deeds = Deeds(request, plan)
     deeds.view()

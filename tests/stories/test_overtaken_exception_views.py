@@ -76,6 +76,7 @@ def test_a_message_is_stored_or_logged_as_lost(engine, meanwhile, caplog):
 @pytest.mark.parametrize("meanwhile", [rotate, log_in])
 def test_an_increment_is_stored_or_logged_as_lost(engine, meanwhile, caplog):
     """An increment of an exception view does not get lost in silence."""
+    caplog.set_level(logging.INFO)
 
     def increment(request):
         request.session["n"] += 1
