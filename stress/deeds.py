@@ -56,6 +56,10 @@ WEIGHTS = {
 }
 
 
+#: Where the WSGI environment holds the deeds of the present attempt.
+DEEDS = "oracle.deeds"
+
+
 class Failed(Exception):
     """What an exception view answers."""
 
@@ -311,13 +315,16 @@ def view(request: Any) -> Response:
     op.attempts += 1
     op.parts.clear()
     op.logged.clear()
-    request.environ["oracle.deeds"] = deeds = Deeds(request, plan)
+    op.told.clear()
+    request.environ.pop(DEEDS, None)  # of the attempt before
+    request.environ[DEEDS] = deeds = Deeds(request, plan)
     deeds.view()
     return Response("done")
 
 
 def answer(request: Any) -> Response:
     """Answer what a view raised, or what the commit did."""
-    deeds: Deeds = request.environ["oracle.deeds"]
+    # There are none if the session could not even be loaded.
+    deeds = request.environ.get(DEEDS) or Deeds(request, request.environ[KEY])
     deeds.answer()
     return Response("caught", status=200 if deeds.is_committed else 500)

@@ -64,7 +64,8 @@ class Part:
     #: Whether an exception view did it.
     answers: bool = False
     is_stored: bool = False
-    #: Whether it may be lost in silence: the session was ended meanwhile.
+    #: Whether it may be lost though there's no error: its session was ended, or
+    #: another user's, by then.
     is_doubtful: bool = False
     reads: dict[str, Version] = field(default_factory=dict)
     writes: dict[str, Version] = field(default_factory=dict)
@@ -119,14 +120,17 @@ class Op:
     taken: float = 0.0
     status: str = ERROR
     error: str | None = None
+    #: Where an error came from that no request should end with.
+    trace: list[str] = field(default_factory=list)
     attempts: int = 0
     is_late: bool = False
     violation: bool = False
     parts: list[Part] = field(default_factory=list)
     #: When commits began that had written.
     commits: list[float] = field(default_factory=list)
-    #: What was logged as an error.
+    #: What was logged as an error, and what as information or a warning.
     logged: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
     #: The cookie that was set, None if none was.
     sent: Cookie | None = None
     #: Whether a cookie was deleted.
@@ -143,9 +147,21 @@ class Op:
         for part in self.parts:
             if part.answers:
                 succeeded = self.status == CAUGHT and not self.logged
+                succeeded = succeeded and not self.strays
+                part.is_doubtful = bool(self.told)
             else:
                 succeeded = self.status == DONE
             part.is_stored = part.counts and succeeded
+
+    @property
+    def strays(self) -> bool:
+        """Whether an exception view's login went into a session of its own.
+
+        That's right if another login came first.
+        """
+        logs_in = any(part.answers and part.user for part in self.parts)
+        is_another = self.sent and self.cookie and self.sent.id != self.cookie.id
+        return logs_in and bool(self.found and is_another)
 
     @property
     def stored(self) -> Iterator[Part]:
@@ -181,7 +197,8 @@ def described(op: Op, since: float = 0.0) -> str:
         words.append(op.error)
     lines = [" ".join(words)]
     lines += [f"{'':12}{_of_part(part)}" for part in op.parts]
-    lines += [f"{'':12}log: {text}" for text in op.logged]
+    lines += [f"{'':12}log: {text}" for text in (*op.logged, *op.told)]
+    lines += [f"{'':12}{text}" for text in op.trace]
     return "\n".join(lines)
 
 
@@ -311,6 +328,7 @@ class History:
                 _, last, login = max(known, key=lambda each: each[0])
                 # What a late request keeps isn't the session that its cookie is of.
                 keeps = op.is_late and lineage == self.of_cookie(op.cookie)
+                keeps = keeps or login.is_doubtful
                 if login.user == user and last.end < op.start and not keeps:
                     self.ends[lineage].append(op)
 
@@ -318,4 +336,4 @@ class History:
         for part in op.stored:
             if part.answers and part.lineage:
                 ends = [each for each in self.any_end(part.lineage) if each is not op]
-                part.is_doubtful = any(each.start < op.end for each in ends)
+                part.is_doubtful |= any(each.start < op.end for each in ends)

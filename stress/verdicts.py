@@ -155,11 +155,13 @@ def messages(history: History) -> Iterator[Violation]:
     """Each message is popped once or is still there, and none was never stored."""
     flashed: dict[str, tuple[Op, str | None]] = {}
     popped: dict[str, Op] = {}
+    doubtful: set[str] = set()
     last_seen: dict[str | None, set[str]] = {}
     looks: dict[str | None, list[tuple[Op, set[str]]]] = defaultdict(list)
     for op in history.ops:
         for part in op.stored:
             tokens = [token for token in part.flashed if token != AGAIN]
+            doubtful.update(tokens if part.is_doubtful else ())
             flashed |= {token: (op, part.mark) for token in tokens}
     for op, part in _parts(history):
         if part.popped is None and part.peeked is None:
@@ -185,6 +187,8 @@ def messages(history: History) -> Iterator[Violation]:
     for token, (op, mark) in flashed.items():
         pop = popped.get(token)
         is_left = token in last_seen.get(mark, ())
+        if token in doubtful:
+            continue
         if pop is None and not is_left and mark in last_seen:
             yield Violation("message lost", token, (op.name,))
         for look, found in looks[mark]:

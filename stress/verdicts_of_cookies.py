@@ -66,6 +66,8 @@ def rotated(history: History) -> Iterator[Violation]:
     by_lineage = _by_lineage(history)
     for lineage, rotations in history.rotations.items():
         for rotation in rotations:
+            if any(part.is_doubtful for part in rotation.stored):
+                continue
             for op in by_lineage[lineage]:
                 if op.found != lineage or op.start < rotation.end:
                     continue
@@ -141,6 +143,8 @@ def overtaken(history: History) -> Iterator[Violation]:
             continue
         if any(part.ends or part.rotates or part.user for part in op.stored):
             continue
+        if op.strays:
+            continue
         committed = op.commits[0] if op.commits else op.end
         for rotation in history.rotations[lineage]:
             if (
@@ -196,10 +200,19 @@ def named(history: History) -> Iterator[Violation]:
             yield Violation("cookie with a dead renewal id", str(op.sent), (op.name,))
 
 
+def _is_overtaken(history: History, op: Op) -> bool:
+    return any(
+        each is not op and each.start < op.end and op.start < each.end
+        for each in history.rotations[op.found or ""]
+    )
+
+
 def moved(history: History) -> Iterator[Violation]:
     """A session keeps its id for life."""
     for op in history.ops:
         stays = bool(op.found) and not any(part.ends for part in op.stored)
+        if op.strays and _is_overtaken(history, op):
+            continue
         if stays and op.sent and op.cookie and op.sent.id != op.cookie.id:
             yield Violation("id changed", f"of {op.found}", (op.brought_by, op.name))
 

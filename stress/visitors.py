@@ -6,7 +6,6 @@ threads, as if it had as many tabs. Answers come late, in another order, or not 
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -26,6 +25,7 @@ from stress.deeds import WEIGHTS, Crashed, Failed
 from stress.histories import CAUGHT, CRASHED, DONE, ERROR, REFUSED, Cookie, Op
 from stress.jars import Held
 from stress.notes import KEY, Plan, Witnessed, WitnessedAsJSON
+from stress.watching import trace_of, watch_commits, watched_log, watching
 from tests.application import Application
 from tests.stories.parallel import engine_of
 
@@ -76,18 +76,6 @@ class World:
         return {name: value for name, value in settings.items() if value is not None}
 
 
-_local = threading.local()
-
-
-class _Log(logging.Handler):
-    """Adds errors to the request that they are logged in."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        op = getattr(_local, "op", None)
-        if op is not None:
-            op.logged.append(record.getMessage().splitlines()[0][:300])
-
-
 class Visitors:
     """One process's application, and the threads that visit it."""
 
@@ -102,9 +90,7 @@ class Visitors:
         self.engine = engine_of(world.url, world.level)
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _wait_long)
-        event.listen(self.engine, "begin", _begins)
-        event.listen(self.engine, "before_cursor_execute", _executes)
-        event.listen(self.engine, "commit", _commits)
+        watch_commits(self.engine)
         settings: dict[str, Any] = {}
         if world.attempts:
             settings["retry.attempts"] = world.attempts
@@ -153,14 +139,11 @@ class Visitors:
             )
             for n in range(world.threads)
         ]
-        log = logging.getLogger("pyramid_sqlalchemy_sessions")
-        listener = _Log(logging.ERROR)
-        log.addHandler(listener)
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        log.removeHandler(listener)
+        with watched_log():
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         self.close()
         if failures:
             raise failures[0]
@@ -206,7 +189,8 @@ class Visitors:
             time.sleep(chance.uniform(0, 0.03))
         if chance.randrange(1000) < self.world.lost:
             return
-        if sent is not None:
+        # A session that has no mark would be of no use here.
+        if sent is not None and not op.strays:
             self.jars.put(browser, Held(sent or None, op.name))
         op.arrived = time.monotonic()
         if op.is_late and chance.random() < 0.2:
@@ -225,7 +209,7 @@ class Visitors:
 
     def request(self, op: Op, plan: Plan, value: str | None) -> str | None:
         """Make a request; return the value of the cookie that is set, "" for none."""
-        _local.op = op
+        watching.op = op
         sent = None
         op.start = time.monotonic()
         try:
@@ -236,15 +220,17 @@ class Visitors:
         except Exception as exc:
             op.status = REFUSED if can_be_tried_again(exc) else ERROR
             op.error = f"{type(exc).__name__}: {exc}".splitlines()[0][:300]
+            if op.status == ERROR:
+                op.trace = list(trace_of(exc))
         finally:
-            _local.op = None
+            watching.op = None
         op.end = time.monotonic()
-        op.settle()
         if sent == "":
             op.deletes_cookie = True
         elif sent is not None:
             op.sent = Cookie.open(OURS, sent)
             self._look_up(op)
+        op.settle()
         return sent
 
     def _call(self, plan: Plan, value: str | None) -> tuple[str, str | None]:
@@ -313,22 +299,6 @@ class Visitors:
 def _wait_long(connection: Any, record: Any) -> None:
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute("PRAGMA busy_timeout = 20000")
-
-
-def _begins(connection: Any) -> None:
-    _local.has_written = False
-
-
-def _executes(connection: Any, cursor: Any, statement: str, *more: Any) -> None:
-    if statement.lstrip()[:6].upper() in ("INSERT", "UPDATE", "DELETE"):
-        _local.has_written = True
-
-
-def _commits(connection: Any) -> None:
-    op = getattr(_local, "op", None)
-    if op is not None and getattr(_local, "has_written", False):
-        op.commits.append(time.monotonic())
-    _local.has_written = False
 
 
 def _note_violation(event: RenewalViolationEvent) -> None:

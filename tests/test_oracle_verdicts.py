@@ -295,6 +295,11 @@ def test_messages_of_an_exception_view():
     assert rules(started(), told(), final(peeked=["0.0.1h"])) == set()
     assert rules(started(), told(), final()) == {"message lost"}
     assert rules(started(), told("lost"), final()) == set()
+    late = told()
+    late.told.append("too late")
+    late.settle()
+    assert rules(started(), late, final()) == set()
+    assert rules(started(), late, final(peeked=["0.0.1h"])) == set()
     assert rules(started(), told("lost"), final(peeked=["0.0.1h"])) == {
         "unstored write seen"
     }
@@ -439,6 +444,29 @@ def test_an_id_changes():
     left = op(98, part(found="0.0.1", mark="0.0.1"), kind="final", cookie=OTHER)
     gone = op(99, kind="final", cookie=LAST)
     assert rules(started(), end, left, gone) == set()
+
+
+def test_a_login_of_an_exception_view_that_was_overtaken():
+    """It may go into a session of its own, but only if another login came first."""
+    login = {"reads": {"login": (0, None)}, "user": "1", "rotates": True}
+    strayed = op(
+        2,
+        part(),
+        part(answers=True, writes={"login": (1, "0.0.2h")}, **login),
+        status=CAUGHT,
+        sent=OTHER,
+        end=4.0,
+    )
+    assert strayed.strays
+    assert rules(started(), strayed, final()) == {"id changed"}
+    other = op(3, part(writes={"login": (1, "0.0.3")}, **login), sent=NEW)
+    left = {"a": (1, "0.0.0"), "login": (1, "0.0.3")}
+    assert rules(started(), strayed, other, final(reads=left)) == set()
+    taken = op(98, part(found=None, mark=None, reads={"login": (1, "0.0.2h")}))
+    taken = replace(taken, kind="final", cookie=OTHER)
+    assert rules(started(), strayed, other, taken, final(reads=left)) == {
+        "unstored write seen"
+    }
 
 
 def test_a_session_vanishes():
