@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 
 import pytest
 from pyramid.response import Response
+from sqlalchemy import text
 from sqlalchemy.orm.exc import StaleDataError
 
 from tests.application import Application, Browser, Failure
-from tests.stories.transactions import elsewhere, exception_view, logged
+from tests.stories.transactions import Refuser, elsewhere, exception_view, logged
 
 
 def rotate(request):
@@ -148,3 +150,44 @@ def test_a_late_request_stores_nothing_when_the_session_ends(engine):
     story.rival.visit(rotate)
     story.visit()
     assert story.rival.application.rows() == []
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_an_exception_view_after_a_failed_commit_waits_for_no_lock(
+    engine, make_story_engine
+):
+    """A retried request is tried again when its exception view meets another one."""
+    strict = make_story_engine(isolation_level="REPEATABLE READ")
+    attempts = []
+
+    def view(request):
+        attempts.append(request)
+        request.session["n"] += 1
+        if len(attempts) == 1:
+            raise StaleDataError
+        if len(attempts) == 2:
+            request.tm.get().join(Refuser("tpc_vote", error=StaleDataError))
+
+    def answer(request):
+        if len(attempts) < 2:
+            return "conflict"
+        rival = engine.connect()
+        rival.execute(text("UPDATE full_session SET version = version + 1"))
+        timer = threading.Timer(0.3, lambda: (rival.commit(), rival.close()))
+        timer.start()
+        try:
+            return str(request.session["n"])
+        finally:
+            timer.join()
+
+    def configure(config):
+        config.include("pyramid_sqlalchemy_sessions.retry")
+        exception_view(answer, Exception)(config)
+
+    browser = Browser(
+        Application(strict, configure=configure, settings={"retry.attempts": 3})
+    )
+    browser.visit(lambda request: request.session.update(n=1))
+    browser.visit(view)
+    assert len(attempts) == 3
+    assert browser.ask(lambda session: session["n"]) == 2
