@@ -56,11 +56,12 @@ class Finder:
         self,
         unit: Unit,
         dbsession: DBSession | None,
-        lock: bool = False,
+        lock: bool | None = False,
         forgives: bool = False,
     ) -> State:
         """Return the state of the request's session, new if there is no good cookie.
 
+        ``lock``: whether the row is going to be written for sure; None: it is not.
         ``forgives``: a cookie that was good earlier in this request is so still if only
         a rotation replaced it, and no login.
         """
@@ -71,7 +72,8 @@ class Finder:
         late = None
         for ticket in self.tickets:
             assert dbsession is not None
-            state, verdict = self._load(unit, dbsession, ticket, lock or is_again)
+            locks = lock is not None and (lock or is_again)
+            state, verdict = self._load(unit, dbsession, ticket, locks)
             if state is None:
                 continue
             # A subrequest may have a dbsession of its own, with another connection: one

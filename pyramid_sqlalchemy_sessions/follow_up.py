@@ -99,7 +99,7 @@ def look(visit: Visit) -> State:
     name = config.settings.dbsession_name
     with short_transaction(request, name, commits=False) as (tm, dbsession):
         config.table.connection(dbsession, options=finder.options)
-        state = finder.find(Unit.of(tm, tm.get()), dbsession)
+        state = finder.find(Unit.of(tm, tm.get()), dbsession, lock=None)
     if visit.findings.violated:
         visit.expect_end()
         if is_over(request):
