@@ -52,7 +52,8 @@ def userid_for(column: Any, value: Any) -> Any:
         kind: type[Any] = column.type.python_type
     except NotImplementedError:  # a type of the application's own
         return value
-    if value is None or type(value) is kind:
+    is_flag = isinstance(value, bool) and kind is not bool
+    if value is None or (isinstance(value, kind) and not is_flag):
         return value
     if isinstance(value, str):
         if kind is int and _INTEGER.fullmatch(value):
@@ -60,8 +61,6 @@ def userid_for(column: Any, value: Any) -> Any:
         if kind is uuid.UUID:
             with suppress(ValueError):
                 return uuid.UUID(value)
-    elif isinstance(value, kind) and not isinstance(value, bool):
-        return value
     raise TypeError(
         f"a userid of this model is {_NAMES.get(kind, kind.__name__)}, not"
         f" {type(value).__name__}; declare the column 'userid' with another type if"
