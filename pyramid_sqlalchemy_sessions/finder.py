@@ -97,8 +97,7 @@ class Finder:
                 self.tickets = tuple(each for each in self.tickets if each != ticket)
                 self._answer.delete(Decision(None, state.settings))
                 self._findings.found_violated(state.loaded)
-        new = State(self._config, None)
-        new.late = late
+        new = State(self._config, None, late)
         unit.add(new)
         return new
 

@@ -36,12 +36,14 @@ class State:
     to a savepoint.
     """
 
-    def __init__(self, config: SessionConfig, loaded: Row | None):
+    def __init__(
+        self, config: SessionConfig, loaded: Row | None, late: Row | None = None
+    ):
         self.config: SessionConfig = config
         self._begin(loaded)
         self.ended: tuple[End, ...] = ()
         #: The row that the request's cookie stood for, if that came too late.
-        self.late: Row | None = None
+        self.late: Row | None = late
 
     def _begin(self, loaded: Row | None) -> None:
         config, table = self.config, self.config.table
@@ -71,12 +73,6 @@ class State:
         for name, value in vars(self).items():
             is_own = name == "values" or isinstance(value, (set, Document, Queues))
             setattr(twin, name, value.copy() if is_own else value)
-        return twin
-
-    def as_loaded(self) -> State:
-        """Return a state of the same row in which nothing was done so far."""
-        twin = State(self.config, self.loaded)
-        twin.late = self.late
         return twin
 
     def become(self, other: State) -> None:

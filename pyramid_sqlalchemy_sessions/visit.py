@@ -32,6 +32,7 @@ from .outside import Outside
 from .readonly import TOO_LATE, read_only
 from .session_config import SessionConfig
 from .state import State
+from .table import Row
 from .unit import Unit
 from .upkeep import due_for
 
@@ -57,7 +58,8 @@ class Visit:
         self.state: State | None = None
         self.unit: Unit | None = None
         self._present: State | None = None  # the one to work on, inside or outside
-        self._base: State | None = None  # what is stored, before the transaction
+        # What was stored before the transaction: the row, and that of a late cookie.
+        self._base: tuple[Row | None, Row | None] | None = None
         self._dbsession: DBSession | None = None
         request.add_response_callback(partial(respond, self))
         # What they answer may be made of the answer to this one.
@@ -182,7 +184,7 @@ class Visit:
         """Work on the state, in the unit's transaction, from now on."""
         self.unit = unit
         self.state = self._present = state
-        self._base = state.as_loaded()
+        self._base = (state.loaded, state.late)
         self.outside.leave(False)
         unit.enlist(self)
         is_kept = self.config.keepers or self.config.may_be_lasting
@@ -225,8 +227,9 @@ class Visit:
         if failed and self.state and commits_after_exception_view(self.request):
             return self.state
         if self._base is None:
-            self._base = look(self)
-        start = self._base.begun()
+            found = look(self)
+            self._base = (found.loaded, found.late)
+        start = State(self.config, *self._base)
         for patch in self.outside.patches():
             if patch.clash(start) is None:
                 patch.apply(start)
@@ -325,7 +328,7 @@ class Visit:
         self._base = None
         if committed:
             assert state is not None
-            self._base = state.as_loaded()
+            self._base = (state.loaded, state.late)
             self.finder.settle_for(self.answer.take_staged())
         else:
             self.answer.staged = None
