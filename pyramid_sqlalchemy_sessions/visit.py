@@ -58,8 +58,7 @@ class Visit:
         self.state: State | None = None
         self.unit: Unit | None = None
         self._present: State | None = None  # the one to work on, inside or outside
-        # What was stored before the transaction: the row, and that of a late cookie.
-        self._base: tuple[Row | None, Row | None] | None = None
+        self._base: tuple[Row | None, Row | None] | None = None  # as it was before
         self._dbsession: DBSession | None = None
         request.add_response_callback(partial(respond, self))
         # What they answer may be made of the answer to this one.
