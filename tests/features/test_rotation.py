@@ -13,6 +13,7 @@ import uuid
 import pytest
 from pyramid.httpexceptions import HTTPFound
 from pyramid_retry import RetryableException
+from sqlalchemy import update
 from sqlalchemy.orm.exc import StaleDataError
 
 from pyramid_sqlalchemy_sessions import (
@@ -40,7 +41,7 @@ from tests.features.timed import (
     visit_meanwhile,
     write,
 )
-from tests.stories.transactions import exception_view
+from tests.stories.transactions import elsewhere, exception_view
 
 GRACE = 10
 PLAIN = {"renewal_grace": GRACE}
@@ -882,3 +883,27 @@ def test_rotation_is_one_update(open_used_browser, clock, view):
 def ids_of(session):
     """Return what the cookie of a session carries."""
     return session.id.bytes + session.renewal_id.bytes
+
+
+def test_no_candidate_beside_a_cookie_that_goes_out_again(open_browser, clock):
+    """A candidate isn't drawn if another request sends the cookie again meanwhile."""
+    browser = open_browser(
+        Own, cookie_max_age=1000, renewal_timeout=150, renewal_grace=60
+    )
+    browser.visit(write)
+    clock.shift(160)
+    key = row(browser).id
+
+    def view(request):
+        read(request)
+        # What another request notes that sends the cookie again.
+        statement = update(Own).where(Own.id == key).values(sent=now())
+
+        def send_again():
+            with request.dbsession.get_bind().begin() as connection:
+                connection.execute(statement)
+
+        elsewhere(send_again)
+
+    assert sent(browser.visit(view)) is None
+    assert row(browser).renewal_next is None
