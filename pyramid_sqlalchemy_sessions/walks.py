@@ -164,7 +164,7 @@ class RowidWalk(Walk):
     """
 
     size = 2_000
-    pause = 0.01
+    pause: ClassVar[float] = 0.01
 
     def __init__(
         self,
