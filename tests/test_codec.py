@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter, OrderedDict, defaultdict, namedtuple
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -73,7 +73,7 @@ LOOKALIKES: list[Any] = [
 STORED: list[tuple[Any, Any]] = [
     (datetime(2026, 11, 27, 8, 30), {"$datetime": "2026-11-27T08:30:00"}),
     (
-        datetime(2026, 11, 27, 8, 30, 0, 5, UTC),
+        datetime(2026, 11, 27, 8, 30, 0, 5, timezone.utc),
         {"$datetime": "2026-11-27T08:30:00.000005+00:00"},
     ),
     (date(2026, 11, 27), {"$date": "2026-11-27"}),
@@ -222,7 +222,7 @@ SCALARS = (
     | st.uuids()
     | st.dates()
     | st.times()
-    | st.datetimes(timezones=st.none() | st.just(UTC))
+    | st.datetimes(timezones=st.none() | st.just(timezone.utc))
     | st.timedeltas()
 )
 TAGS = st.sampled_from(

@@ -6,6 +6,7 @@ import datetime
 import re
 import uuid
 from collections.abc import Callable
+from importlib.metadata import version
 from itertools import permutations
 from typing import Any
 
@@ -1122,6 +1123,9 @@ def test_nonsense_that_only_a_write_shows(
     name: str, kind: Any, mixins: tuple[type, ...], engine: Engine
 ) -> None:
     """Any other type may be fit for it. If it is not, nothing is stored, or quoted."""
+    is_old = engine.driver == "pymysql" and version("pymysql") in ("1.1", "1.1.0")
+    if is_old and isinstance(kind, Text):
+        pytest.skip("PyMySQL before 1.1.1 writes dicts into the statement")
     body = {"__tablename__": "session", name: mapped_column(kind, nullable=False)}
     model = type("Model", (*mixins, BaseMixin, declarative_base()), body)
     application = serve(engine, model)
