@@ -60,6 +60,18 @@ WEIGHTS = {
 DEEDS = "oracle.deeds"
 
 
+#: What keeps a session from being renewed. Every second browser doesn't do it.
+UNSTEADY = (
+    "login",
+    "forget",
+    "policy_forget",
+    "invalidate",
+    "rotate",
+    "revoke",
+    "delete",
+)
+
+
 class Failed(Exception):
     """What an exception view answers."""
 
@@ -93,7 +105,7 @@ class Deeds(Changes):
         if not self.is_committed:
             self.part = self.open_part(answers=True)
             deeds.append(self.bump)
-            if self.plan.kind == "fail":
+            if self.plan.kind == "fail" and not self.plan.is_steady:
                 deeds += [self.forget, self.login]
         # A part writes each register once.
         deeds += [self.append] if "box" not in self.part.writes else []
@@ -157,7 +169,7 @@ class Deeds(Changes):
             self.forget,
             self.login,
         ]
-        weights = [6, 6, 6, 2, 2, 1, 1, 1]
+        weights = [6, 6, 6, 2, 2, *[0 if self.plan.is_steady else 1] * 3]
         # Whether a login takes along what was done to a late session is left open.
         for _ in range(1 if self.op.is_late else 2):
             (deed,) = self.random.choices(deeds, weights)

@@ -58,6 +58,8 @@ class Plan:
     pause: float
     #: The id of another session.
     target: str | None = None
+    #: Whether the session is neither rotated nor ended, so that it gets renewed.
+    is_steady: bool = False
 
 
 def version_in(data: Any, register: str) -> Version:

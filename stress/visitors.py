@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, event, select
 from pyramid_sqlalchemy_sessions import AESGCMSerializer, RenewalViolationEvent
 from pyramid_sqlalchemy_sessions.conflicts import can_be_tried_again
 from stress import deeds
-from stress.deeds import WEIGHTS, Crashed, Failed
+from stress.deeds import UNSTEADY, WEIGHTS, Crashed, Failed
 from stress.histories import CAUGHT, CRASHED, DONE, ERROR, REFUSED, Cookie, Op
 from stress.jars import Held
 from stress.notes import KEY, Plan, Witnessed, WitnessedAsJSON
@@ -30,6 +30,9 @@ from tests.application import Application
 from tests.stories.parallel import engine_of
 
 OURS = AESGCMSerializer(bytes(range(32)))
+
+#: How late a request or an answer is at most, in seconds.
+DELAY = 0.05
 
 #: How long a process waits for the others.
 PATIENCE = 120
@@ -61,7 +64,7 @@ class World:
     without: tuple[str, ...] = ()
     #: Of a thousand answers, how many are lost; of requests and answers, how many late.
     lost: int = 20
-    late: int = 100
+    late: int = 200
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -153,9 +156,11 @@ class Visitors:
         name = f"{thread}.{len(notes)}"
         seed = f"{self.world.seed}/{name}"
         chance = random.Random(f"{seed}/visit")
-        weights = [n * (kind not in self.world.without) for kind, n in WEIGHTS.items()]
-        (kind,) = chance.choices(list(WEIGHTS), weights)
         browser: int | None = chance.randrange(self.world.browsers)
+        is_steady = browser % 2 == 1
+        without = {*self.world.without, *(UNSTEADY if is_steady else ())}
+        kinds = [kind for kind in WEIGHTS if kind not in without]
+        (kind,) = chance.choices(kinds, [WEIGHTS[kind] for kind in kinds])
         own = browser % 3 + 1
         user = own if chance.random() < 0.8 else chance.randint(1, 3)
         if kind == "replay":
@@ -170,12 +175,14 @@ class Visitors:
         pause = chance.choice((0, 0, 0, 0.002, 0.01))
         target = None
         if kind in ("delete", "look_at_other"):
-            other = self.jars.take(chance.randrange(self.world.browsers)).value
+            others = range(0, self.world.browsers, 2 if kind == "delete" else 1)
+            other = self.jars.take(chance.choice(others)).value
             target = other and Cookie.open(OURS, other)
         op.taken = time.monotonic()
         if chance.randrange(1000) < self.world.late:
-            time.sleep(chance.uniform(0, 0.03))
-        plan = Plan(op, kind, user, seed, pause, target.id if target else None)
+            time.sleep(chance.uniform(0, DELAY))
+        target_id = target.id if target else None
+        plan = Plan(op, kind, user, seed, pause, target_id, is_steady)
         sent = self.request(op, plan, held.value)
         notes.append(op)
         self._bury(op, held)
@@ -186,7 +193,7 @@ class Visitors:
         self, op: Op, browser: int, held: Held, sent: str | None, chance: random.Random
     ) -> None:
         if chance.randrange(1000) < self.world.late:
-            time.sleep(chance.uniform(0, 0.03))
+            time.sleep(chance.uniform(0, DELAY))
         if chance.randrange(1000) < self.world.lost:
             return
         # A session that has no mark would be of no use here.
