@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .cookie import Ticket, vary_on_cookie
+from .cookie import vary_on_cookie
 from .outcome import Decision
 from .session_config import SessionConfig
 
@@ -23,7 +23,7 @@ class Answer:
         self._request = request
         self.decision: Decision | None = None
         self.staged: Decision | None = None
-        self._sealed: tuple[Ticket, str] | None = None
+        self._sealed: str | None = None  # the value of the cookie
         self.is_made: bool = False
         self._waiting: Any = None  # the response, if the transaction goes on
 
@@ -37,8 +37,7 @@ class Answer:
             return
         self.staged = decision
         if decision.ticket is not None:
-            value = self._config.cookie.seal(decision.ticket)
-            self._sealed = (decision.ticket, value)
+            self._sealed = self._config.cookie.seal(decision.ticket)
 
     def take_staged(self) -> Decision | None:
         """Return what was staged, which is decided now."""
@@ -54,8 +53,7 @@ class Answer:
 
     def wait(self, response: Any) -> None:
         """Keep the response of a request whose transaction goes on."""
-        vary_on_cookie(response)
-        self._send(response)
+        self.make(response)
         self._waiting = response
 
     def finish(self) -> None:
@@ -73,5 +71,6 @@ class Answer:
             case Decision(_, settings):
                 assert self._sealed is not None
                 attributes = self._config.cookie_attributes(settings)
-                value = self._sealed[1]
-                self._config.cookie.send(self._request, response, value, attributes)
+                self._config.cookie.send(
+                    self._request, response, self._sealed, attributes
+                )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import sys
 from base64 import urlsafe_b64encode
@@ -28,9 +27,6 @@ __all__ = (
     "refuse_unknown_settings",
 )
 
-log: logging.Logger = logging.getLogger(__name__)
-
-_BY_NAME = {setting.name: setting for setting in SETTINGS}
 _REMEDY = "make one with the command pyramid_session_secret"
 
 

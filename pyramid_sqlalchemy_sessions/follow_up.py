@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from sqlalchemy.exc import DBAPIError
@@ -58,7 +59,7 @@ class Visit(Protocol):
         ...
 
 
-Work = Callable[[Visit, Unit, DBSession], None]
+Work = Callable[[Unit, DBSession], None]
 
 
 def follow_up(visit: Visit) -> None:
@@ -72,7 +73,7 @@ def follow_up(visit: Visit) -> None:
         outside.clear()
         return
     if findings.violated:
-        _transact(visit, _delete_violated)
+        _transact(visit, partial(_delete_violated, visit))
         findings.violated.clear()
     if in_exception_view(visit.request):
         outside.drop_changes_of_failed_view()
@@ -80,7 +81,7 @@ def follow_up(visit: Visit) -> None:
         _store(visit)
     if findings.expired or findings.deferred:
         try:
-            _transact(visit, _keep_up, attempts=1)
+            _transact(visit, partial(_keep_up, visit), attempts=1)
         except _TRANSIENT as exc:  # another request has done it, or will
             name = type(getattr(exc, "orig", exc)).__name__
             log.debug("A session was not extended or deleted: %s", name)
@@ -110,7 +111,7 @@ def look(visit: Visit) -> State:
 def _store(visit: Visit) -> None:
     """Store what was changed outside of the request's transaction."""
     try:
-        _transact(visit, _bring_in)
+        _transact(visit, visit.go_in)
     except StaleDataError as exc:
         log.error("Changes of a session are lost: %s.", exc)
     except Exception as exc:
@@ -136,7 +137,7 @@ def _transact(visit: Visit, work: Work, attempts: int = ATTEMPTS) -> None:
             ):
                 table, options = visit.config.table, visit.finder.options
                 table.connection(dbsession, writes=True, options=options)
-                work(visit, Unit.of(tm, tm.get()), dbsession)
+                work(Unit.of(tm, tm.get()), dbsession)
             return
         except StaleDataError:  # nothing in it would change
             raise
@@ -144,10 +145,6 @@ def _transact(visit: Visit, work: Work, attempts: int = ATTEMPTS) -> None:
             if attempt == attempts or not can_be_tried_again(exc):
                 raise
         time.sleep(random.uniform(0, DELAY * 2**attempt))
-
-
-def _bring_in(visit: Visit, unit: Unit, dbsession: DBSession) -> None:
-    visit.go_in(unit, dbsession)
 
 
 def _delete_violated(visit: Visit, unit: Unit, dbsession: DBSession) -> None:

@@ -148,7 +148,7 @@ def _make_anew(
                 " transaction is stored"
             )
         # The application deleted it, with its user, say: what's left is a new one.
-        fresh.ended = (*state.ended, End(loaded, state.by, "deleted"))
+        fresh.ended = (End(loaded, state.by, "deleted"),)
     else:
         obstacle = patch.clash(fresh)
         if obstacle is not None:
@@ -157,11 +157,8 @@ def _make_anew(
                 " read it; nothing of this transaction is stored. It can be tried"
                 " again (see pyramid_retry)"
             )
-        fresh.ended = state.ended
-    ended = fresh.ended
     patch.apply(fresh)
     fresh.data.adopt(state.data)
-    fresh.ended = ended
     state.become(fresh)
 
 

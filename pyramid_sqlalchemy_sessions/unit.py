@@ -15,7 +15,7 @@ from zope.sqlalchemy.datamanager import join_transaction, mark_changed
 from .after_commit import tell
 from .exceptions import TransactionRequiredError
 from .feature import Due
-from .host import COMMITTING, has_written
+from .host import COMMITTING
 from .outcome import Outcome, events_of
 from .participant import Participant
 from .session_config import SessionConfig
@@ -266,10 +266,6 @@ class Unit:
     def has_changes(self) -> bool:
         """Whether, at a glance, a session was changed in the transaction."""
         return any(state.may_differ for state in self._states.values())
-
-    def has_written(self, state: State) -> bool:
-        """Tell whether the application has written in the state's dbsession."""
-        return has_written(self._dbsessions[state])
 
     def tpc_vote(self, transaction: Any) -> None:
         pass

@@ -301,13 +301,12 @@ class Visit:
 
     def defers(self, due: Due, error: DBAPIError | None) -> bool:
         """Tell whether that waits until after the commit, where it can fail no one."""
-        assert self.unit is not None
         assert self.state is not None
         if error is None:
             connection = self.config.table.connection(self.dbsession, writes=True)
             if not self.config.isolation.may_conflict(connection):
                 return False
-        elif self.unit.has_written(self.state):
+        elif has_written(self.dbsession):
             return False
         assert self.finder.ticket is not None
         self.findings.deferred = (self.finder.ticket.id, due, self.state.settings)

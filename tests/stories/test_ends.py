@@ -20,10 +20,9 @@ from pyramid_sqlalchemy_sessions import (
     UserSessionAuthenticationPolicy,
 )
 from tests.application import Application, Browser, Failure
-from tests.features.timed import sent, twin, use_cookie
+from tests.features.timed import sent, twin, use_cookie, visit_meanwhile
 from tests.stories.transactions import (
     all_of,
-    elsewhere,
     exception_view,
     logged,
     set_cookies,
@@ -68,15 +67,6 @@ def browser_of(engine, model=None, **kw) -> Browser:
     return browser
 
 
-def meanwhile(browser, view):
-    """Play another request of the same browser now; return its response."""
-    application, under_way = browser.application, browser.application.view
-    try:
-        return elsewhere(lambda: twin(browser).visit(view))
-    finally:
-        application.view = under_way
-
-
 ENDS = {
     "invalidate": lambda request: request.session.invalidate(),
     "helper": lambda request: HELPER.forget(request),
@@ -102,7 +92,7 @@ def test_an_end_is_an_end(engine, end, rival, used):
         assert request.session.userid == 5
         if used:
             request.session["mine"] = 1
-        others.append(sent(meanwhile(browser, RIVALS[rival])))
+        others.append(sent(visit_meanwhile(browser, RIVALS[rival])))
         ENDS[end](request)
 
     response = browser.visit(view)
@@ -121,7 +111,7 @@ def test_an_end_in_an_exception_view(engine, rival):
 
     def view(request):
         assert request.session["n"] == 1
-        meanwhile(browser, RIVALS[rival])
+        visit_meanwhile(browser, RIVALS[rival])
         raise Failure
 
     browser.visit(view, status=500)
@@ -135,7 +125,7 @@ def test_an_end_after_which_the_session_goes_on(engine):
 
     def view(request):
         assert request.session["n"] == 1
-        meanwhile(browser, RIVALS["rotates"])
+        visit_meanwhile(browser, RIVALS["rotates"])
         request.session.invalidate()
         request.session.flash("bye")
 
@@ -153,7 +143,7 @@ def test_a_logout_that_keeps_the_data_is_a_change(engine):
 
     def view(request):
         assert request.session.userid == 5
-        meanwhile(browser, RIVALS["switches"])
+        visit_meanwhile(browser, RIVALS["switches"])
         request.session.userid = None
 
     with pytest.raises(StaleDataError):
@@ -207,7 +197,7 @@ def test_an_unreadable_row_is_merged_with(engine):
 
     def view(request):
         request.session.flash("mine")
-        meanwhile(browser, lambda request: request.session.flash("theirs"))
+        visit_meanwhile(browser, lambda request: request.session.flash("theirs"))
 
     browser.visit(view)
     assert browser.application.row().flash == {"": ["theirs", "mine"]}
@@ -366,7 +356,7 @@ def test_another_request_revokes(engine):
 
     def view(request):
         request.session["n"] = 7
-        meanwhile(browser, lambda request: request.session.invalidate())
+        visit_meanwhile(browser, lambda request: request.session.invalidate())
 
     with pytest.raises(StaleDataError):
         browser.visit(view)
@@ -380,7 +370,7 @@ def test_nothing_else_is_logged(engine, caplog):
 
     def view(request):
         assert request.session["n"] == 1
-        meanwhile(browser, RIVALS["ends"])
+        visit_meanwhile(browser, RIVALS["ends"])
         request.session.invalidate()
 
     browser.visit(view)

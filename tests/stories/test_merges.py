@@ -9,8 +9,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm.exc import StaleDataError
 
 from tests.application import Application, Browser, Plain, statements
-from tests.features.timed import isolate_snapshots, sent, twin, use_cookie
-from tests.stories.transactions import elsewhere
+from tests.features.timed import (
+    isolate_snapshots,
+    sent,
+    use_cookie,
+    visit_meanwhile,
+)
 
 
 def begin(request):
@@ -24,15 +28,6 @@ def visitor(engine, **kw) -> Browser:
     browser = Browser(Application(engine, **kw))
     browser.visit(begin)
     return browser
-
-
-def meanwhile(browser, view):
-    """Play another request of the same browser now."""
-    application, under_way = browser.application, browser.application.view
-    try:
-        return elsewhere(lambda: twin(browser).visit(view))
-    finally:
-        application.view = under_way
 
 
 def put(**values):
@@ -73,7 +68,7 @@ def test_both_succeed(engine, kind):
 
     def view(request):
         mine(request.session)
-        their = meanwhile(browser, lambda request: theirs(request.session))
+        their = visit_meanwhile(browser, lambda request: theirs(request.session))
         answers.append(sent(their))
 
     assert sent(browser.visit(view)) is None
@@ -90,7 +85,7 @@ def test_two_flash_messages(engine):
 
     def view(request):
         request.session.flash("mine")
-        meanwhile(browser, lambda request: request.session.flash("theirs"))
+        visit_meanwhile(browser, lambda request: request.session.flash("theirs"))
 
     browser.visit(view)
     messages = browser.ask(lambda session: session.pop_flash())
@@ -103,7 +98,7 @@ def test_a_pop_takes_no_message_that_it_did_not_return(engine):
 
     def view(request):
         assert request.session.pop_flash() == ["first"]
-        meanwhile(browser, lambda request: request.session.flash("new", "queue"))
+        visit_meanwhile(browser, lambda request: request.session.flash("new", "queue"))
 
     browser.visit(view)
     assert browser.ask(lambda session: session.pop_flash()) == []
@@ -162,7 +157,7 @@ def test_one_is_refused(engine, kind):
 
     def view(request):
         mine(request.session)
-        meanwhile(browser, lambda request: theirs(request.session))
+        visit_meanwhile(browser, lambda request: theirs(request.session))
 
     before = browser.ask(dict)
     with pytest.raises(StaleDataError):
@@ -188,7 +183,7 @@ def test_it_is_tried_again(engine, kind):
         attempts.append(request.session.is_late)
         mine(request.session)
         if len(attempts) == 1:
-            meanwhile(browser, lambda request: theirs(request.session))
+            visit_meanwhile(browser, lambda request: theirs(request.session))
 
     browser.visit(view)
     assert len(attempts) == 2
@@ -205,7 +200,7 @@ def test_no_write_skew(engine):
     def view(request):
         if request.session["a"] + request.session["b"] == 3:
             request.session["a"] = 0
-        meanwhile(browser, other)
+        visit_meanwhile(browser, other)
 
     def other(request):
         if request.session["a"] + request.session["b"] == 3:
@@ -222,7 +217,7 @@ def test_a_merge_costs_two_statements(engine):
 
     def view(request):
         request.session["c"] = 1
-        meanwhile(browser, lambda request: request.session.update(d=2))
+        visit_meanwhile(browser, lambda request: request.session.update(d=2))
         executed.clear()
 
     with statements(engine) as executed:
@@ -238,7 +233,7 @@ def test_the_order_of_the_keys(engine):
 
     def view(request):
         request.session["a"] = request.session.pop("a")
-        meanwhile(browser, lambda request: request.session.update(d=2))
+        visit_meanwhile(browser, lambda request: request.session.update(d=2))
 
     browser.visit(view)
     assert browser.ask(list) == ["b", "nested", "word", "d", "a"]
@@ -258,7 +253,7 @@ def test_where_the_database_refuses(make_story_engine):
         attempts.append(1)
         request.session["c"] = 1
         if len(attempts) == 1:
-            meanwhile(browser, lambda request: request.session.update(d=2))
+            visit_meanwhile(browser, lambda request: request.session.update(d=2))
 
     browser.visit(view)
     assert len(attempts) == 2
@@ -280,7 +275,7 @@ def test_at_higher_levels(make_story_engine, level):
         attempts.append(1)
         request.session["c"] = 1
         if len(attempts) == 1:
-            meanwhile(browser, lambda request: request.session.update(d=2))
+            visit_meanwhile(browser, lambda request: request.session.update(d=2))
 
     browser.visit(view)
     assert len(attempts) == 2
@@ -289,7 +284,7 @@ def test_at_higher_levels(make_story_engine, level):
 
     def alone(request):
         request.session["c"] = 1
-        meanwhile(bare, lambda request: request.session.update(d=2))
+        visit_meanwhile(bare, lambda request: request.session.update(d=2))
 
     with pytest.raises(DBAPIError):
         bare.visit(alone)
