@@ -34,6 +34,7 @@ from tests.stories.transactions import (
     exception_view,
     gives_access,
     logged,
+    plain_dbsession,
     set_cookies,
     tween_above,
 )
@@ -1038,17 +1039,6 @@ def test_the_activate_hook_excludes_the_request(engine):
 
 
 # Without pyramid_tm.
-
-
-def plain_dbsession(engine):
-    """Return a way to make dbsessions that nothing commits."""
-
-    def make(request, manager):
-        dbsession = Session(engine)
-        request.add_finished_callback(lambda request: dbsession.close())
-        return dbsession
-
-    return make
 
 
 @new_and_stored

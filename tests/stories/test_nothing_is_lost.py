@@ -23,6 +23,7 @@ from tests.stories.transactions import (
     elsewhere,
     exception_view,
     logged,
+    plain_dbsession,
     set_cookies,
 )
 
@@ -60,15 +61,6 @@ def visitor(engine, **kw) -> Browser:
     browser = Browser(Application(engine, **kw))
     browser.visit(begin)
     return browser
-
-
-def plain_dbsession(engine):
-    def make(request, manager):
-        dbsession = Session(engine)
-        request.add_finished_callback(lambda request: dbsession.close())
-        return dbsession
-
-    return make
 
 
 #: Every way of changing a session.

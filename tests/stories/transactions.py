@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pyramid.response import Response
+from sqlalchemy.orm import Session
 
 from tests.application import Application, Browser, Failure
 
@@ -102,6 +103,17 @@ def all_of(*configures: Callable[[Any], None]):
             each(config)
 
     return configure
+
+
+def plain_dbsession(engine):
+    """Return a way to make dbsessions that nothing commits."""
+
+    def make(request, manager):
+        dbsession = Session(engine)
+        request.add_finished_callback(lambda request: dbsession.close())
+        return dbsession
+
+    return make
 
 
 def set_cookies(response: Any) -> list[str]:
