@@ -157,11 +157,11 @@ class SessionConfig:
             " columns to the table"
         )
 
-    def warn_once(self, message: str) -> None:
-        """Log a warning, the first time only."""
+    def warn_once(self, message: str, level: int = logging.WARNING) -> None:
+        """Log a message, the first time only."""
         if message not in self._warned:
             self._warned.add(message)
-            log.warning(message)
+            log.log(level, message)
 
 
 def _those_with(name: str, features: Iterable[Feature]) -> tuple[Feature, ...]:
