@@ -159,5 +159,6 @@ def call_text(call: FrameType, secret_key: str | None) -> tuple[str, Collection[
                 text(key, given[each]) if each == "default" else shown(given[each])
                 for each in names
                 if each not in ("allow_duplicate", "request")
+                and (each, given[each]) != ("queue", "")
             ]
             return f"session.{name}({', '.join(told)})", [key] if "key" in given else []

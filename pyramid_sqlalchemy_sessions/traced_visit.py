@@ -192,8 +192,10 @@ class _TracedVisit(Visit):
         return super().snapshot(), self._inside, self._keys.copy(), [*self._outcomes]
 
     def restore(self, snapshot: Any) -> None:
-        text = "to a savepoint" if snapshot else "to before the session was first used"
-        self._trace.note("rolled back", text, line_of_call(present_calls()[-1]))
+        if snapshot is None:  # which is said of each savepoint first
+            line = line_of_call(present_calls()[-1])
+            text = "by the application: to a savepoint, or the whole dbsession"
+            self._trace.note("rolled back", text, line)
         base, self._inside, self._keys, self._outcomes = snapshot or (
             None,
             0,

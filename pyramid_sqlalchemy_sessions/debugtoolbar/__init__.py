@@ -46,7 +46,7 @@ class StoredSessionPanel(DebugPanel):  # type: ignore[misc]  # it comes without 
 
     @property
     def nav_subtitle_style(self) -> str:
-        return f"label-{self._fate.style}" if self._fate else ""
+        return f"progress-bar-{self._fate.style}" if self._fate else ""
 
 
 def includeme(config: Any) -> None:
