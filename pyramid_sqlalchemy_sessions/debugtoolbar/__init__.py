@@ -13,7 +13,7 @@ try:
 except ImportError:  # pragma: no cover - depends on what is installed
     pyramid_debugtoolbar, DebugPanel = None, object
 
-__all__ = ["StoredSessionPanel", "includeme"]
+__all__ = ["includeme"]
 
 _PANELS = "debugtoolbar.extra_panels"
 
