@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -44,6 +44,7 @@ class SessionConfig:
     features: tuple[Feature, ...]
     timeouts: tuple[Feature, ...]  # those that let a session expire
     keepers: tuple[Feature, ...]  # those for which something can be due
+    restarters: tuple[Feature, ...]  # those that begin anew with other settings
     witnesses: tuple[Feature, ...]  # those that note what a request tells
     own_settings: tuple[str, ...]  # those that each session has of its own
     own_columns: tuple[str, ...]  # those that the application changes
@@ -89,6 +90,7 @@ class SessionConfig:
             features,
             _those_with("has_expired", features),
             _those_with("due", features),
+            _those_with("restart", features),
             _those_with("note", features),
             tuple(name for each in features for name in each.settings),
             tuple(name for each in features for name in each.own_columns),
@@ -115,11 +117,14 @@ class SessionConfig:
                         raise _bad_setting(feature, name) from None
         return replace(self.settings, **own)
 
-    def columns_for(self, settings: DefaultSettings, created: int) -> dict[str, Any]:
-        """Return the columns that hold a session's own settings."""
+    def columns_for(
+        self, settings: DefaultSettings, names: Container[str], since: int
+    ) -> dict[str, Any]:
+        """Return the columns that hold a session's own settings, of these names."""
         columns: dict[str, Any] = {}
         for feature in self.features:
-            columns.update(feature.columns_for(settings, created))
+            if any(name in names for name in feature.settings):
+                columns.update(feature.columns_for(settings, since))
         return columns
 
     def cookie_attributes(self, settings: DefaultSettings) -> CookieAttributes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, NoReturn, Protocol
 
+from .feature import Due
 from .session_config import SessionConfig
 from .state import State
 
@@ -24,6 +25,7 @@ class Visitor(Protocol):
     def lend(self, state: State, value: Any) -> Any: ...
     def instance(self) -> Any: ...
     def persist(self) -> None: ...
+    def due(self, is_write: bool) -> Due | None: ...
 
 
 class SessionDict(MutableMapping[Any, Any]):
