@@ -107,7 +107,5 @@ def events_of(state: State, outcome: Outcome) -> list[SessionEvent]:
         why = "rotate" if was == userid else "login" if was is None else "switch"
         if userid is None and was is not None:
             userid, why = was, "logout"
-        events.append(
-            SessionRotatedEvent(state.by, fingerprint, userid, why, fingerprint)
-        )
+        events.append(SessionRotatedEvent(state.by, fingerprint, userid, why))
     return events

@@ -27,6 +27,7 @@ __all__ = ["TIMEOUTS", "SessionConfig"]
 log: logging.Logger = logging.getLogger(__name__)
 
 TIMEOUTS = frozenset({"idle_timeout", "absolute_timeout", "renewal_timeout"})
+_MOST_WARNINGS = 100
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
@@ -74,6 +75,14 @@ class SessionConfig:
             raise ConfigurationError(
                 f"{prefix or ''}model_class must be a mapped class with BaseMixin among"
                 f" its bases, not {shown(model_class)}"
+            )
+        if settings.cookie_samesite == "None" and not settings.cookie_partitioned:
+            log.warning(
+                "%s, but not %s: in frames of other sites more and more browsers keep"
+                " back cookies that aren't partitioned. If this site isn't shown in"
+                " such frames, it doesn't need cookie_samesite = None at all.",
+                assigned("cookie_samesite", "None", prefix),
+                assigned("cookie_partitioned", True, prefix),
             )
         features = features_of(model_class)
         _check_mixins(given, settings, model_class, prefix)
@@ -163,8 +172,8 @@ class SessionConfig:
         )
 
     def warn_once(self, message: str) -> None:
-        """Log a warning, the first time only."""
-        if message not in self._warned:
+        """Log a warning, the first time only; not without end, if they all differ."""
+        if message not in self._warned and len(self._warned) < _MOST_WARNINGS:
             self._warned.add(message)
             log.warning(message)
 
