@@ -49,6 +49,7 @@ class SessionConfig:
     witnesses: tuple[Feature, ...]  # those that note what a request tells
     own_settings: tuple[str, ...]  # those that each session has of its own
     own_columns: tuple[str, ...]  # those that the application changes
+    setting_columns: tuple[str, ...]  # those of them that hold own settings
     clock: Callable[[], int]
     _kinds: frozenset[type]
     isolation: Isolation = field(default_factory=Isolation, repr=False)
@@ -103,6 +104,7 @@ class SessionConfig:
             _those_with("note", features),
             tuple(name for each in features for name in each.settings),
             tuple(name for each in features for name in each.own_columns),
+            tuple(n for each in features if each.settings for n in each.own_columns),
             clock,
             frozenset(kind for each in features for kind in type(each).__mro__),
         )
