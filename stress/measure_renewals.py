@@ -68,7 +68,8 @@ def measure_network(name: str, grace: int, renewals: int) -> dict[str, Any]:
 
 def measure_thief(terms: Terms, thefts: int) -> dict[str, Any]:
     """Tell how long thieves stay."""
-    return {**vars(terms), **Theft(terms, seed=1).run(thefts).figures()}
+    figures = Theft(terms, seed=1).run(thefts).figures()
+    return {**vars(terms), "thefts": thefts, **figures}
 
 
 def main() -> None:
