@@ -38,6 +38,7 @@ TERMS = [
     )
     for is_patient in (False, True)
 ]
+TERMS.append(Terms(10, 60, False, renewal_grace=0))
 
 
 def measure_network(name: str, grace: int, renewals: int) -> dict[str, Any]:

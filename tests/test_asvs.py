@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTHING = "\N{EN DASH}"
 
 #: How a requirement can be met.
-MET = {"By default", "By a setting", "By you", "Almost"}
+MET = {"By default", "By a setting", "By you", "Not"}
 
 #: Section V3.3 and chapter V7 of version 5.0.
 REQUIREMENTS = [

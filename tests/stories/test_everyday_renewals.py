@@ -23,6 +23,8 @@ from tests.stories.everyday_renewals import (
 from tests.test_docs import PAGES, table
 
 FIGURES = json.loads((DOCS / "renewal_figures.json").read_text(encoding="utf-8"))
+PAGE = " ".join(PAGES["security"].split())
+THIEVES = [each for each in FIGURES["thieves"] if each["renewal_grace"]]
 
 
 @pytest.mark.slow
@@ -85,7 +87,7 @@ def every(seconds: int) -> str:
 def rows_of_thieves() -> list[list[str]]:
     """Return the rows of the table of thieves."""
     rows: dict[tuple[int, int], list[str]] = {}
-    for each in FIGURES["thieves"]:
+    for each in THIEVES:
         who = (each["thief_every"], each["user_every"])
         row = rows.setdefault(who, [every(seconds) for seconds in who])
         row += [duration(each[key], each["longest"]) for key in ("median", "ninety")]
@@ -111,7 +113,18 @@ def test_table_of_thieves():
     """The page has what was measured."""
     assert table("security", "Patient: median") == rows_of_thieves()
     (thefts,) = {each["thefts"] for each in FIGURES["thieves"]}
-    assert f"{thefts} thefts for each line" in " ".join(PAGES["security"].split())
+    assert f"{thefts} thefts for each line" in PAGE
+
+
+def test_thieves_without_a_grace():
+    """The page compares the same thieves with and without a grace."""
+    (without,) = (each for each in FIGURES["thieves"] if not each["renewal_grace"])
+    same = ("thief_every", "user_every", "is_patient")
+    (by_default,) = (
+        each for each in THIEVES if all(each[key] == without[key] for key in same)
+    )
+    medians = [duration(each["median"], 1e9) for each in (by_default, without)]
+    assert "of {} (10 s, 1 min) becomes {}".format(*medians) in PAGE
 
 
 def test_table_of_users():
@@ -121,4 +134,4 @@ def test_table_of_users():
     assert graces == [60, 60, 30, 30, 10, 10, 0, 0]
     renewals = min(each["renewals"] for each in FIGURES["users"] if each["grace"] == 60)
     assert renewals >= 100_000
-    assert "of 100,000 renewals for each network" in " ".join(PAGES["security"].split())
+    assert "of 100,000 renewals for each network" in PAGE
