@@ -70,9 +70,9 @@ class ConfigAbsolute(Absolute):
             "absolute_timeout": None if expire is None else expire - values["created"]
         }
 
-    def columns_for(self, settings: DefaultSettings, created: int) -> dict[str, Any]:
+    def columns_for(self, settings: DefaultSettings, since: int) -> dict[str, Any]:
         timeout = settings.absolute_timeout
-        return {"absolute_expire": None if timeout is None else created + timeout}
+        return {"absolute_expire": None if timeout is None else since + timeout}
 
     def expired(
         self,
