@@ -59,7 +59,6 @@ def measure_network(name: str, grace: int, renewals: int) -> dict[str, Any]:
         "grace": grace,
         "renewals": result.renewals,
         "requests": result.requests,
-        "lost_answers": result.lost_answers,
         "in_grace": result.in_grace,
         "logged_out": len(result.logged_out),
         "failed": sum(result.failed.values()),

@@ -106,7 +106,7 @@ class EverydaySimulation(Simulation):
             request.pause = draw.expovariate(1 / 2)
         if draw.random() < network.lost / 2:
             return
-        if self._is_of_no_effect(request, self.now + there + request.pause):
+        if self.is_of_no_effect(request, self.now + there + request.pause):
             self.result.requests += 1
             return
         self._under_way += 1
@@ -119,7 +119,8 @@ class EverydaySimulation(Simulation):
             delay += draw.uniform(*network.stall)
         return delay
 
-    def _is_of_no_effect(self, request: Request, commit: float) -> bool:
+    def is_of_no_effect(self, request: Request, commit: float) -> bool:
+        """Tell whether it can only find that there's nothing to do."""
         browser, ticket = request.browser, self._ticket(request.cookie)
         if ticket is None or ticket.renewal_id != browser.known[-1]:
             return False

@@ -8,6 +8,7 @@ security tells these figures.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ import pytest
 from tests.applications.starter import DOCS
 from tests.stories.everyday_renewals import (
     NETWORKS,
+    UPLOAD,
+    UPLOADS,
     EverydaySimulation,
     Terms,
     Theft,
@@ -45,6 +48,26 @@ def test_users(tmp_path, network):
     assert result.renewals >= 150
     assert result.in_grace > 0
     assert len(simulate(0).logged_out) > 3
+
+
+@pytest.mark.slow
+def test_requests_that_are_not_sent(tmp_path, monkeypatch):
+    """They would make no difference to anyone."""
+
+    def simulate(name):
+        directory = tmp_path / name
+        directory.mkdir()
+        world = World(
+            60, 0, renewal_timeout=600, renewal_grace=10, browsers=10, thefts=0
+        )
+        result = EverydaySimulation(world, directory, NETWORKS["mobile"]).run()
+        return result.renewals, result.in_grace, result.logged_out
+
+    some = simulate("some")
+    monkeypatch.setattr(EverydaySimulation, "is_of_no_effect", lambda *args: False)
+    everything = simulate("all")
+    assert everything[:2] == some[:2]
+    assert len(everything[2]) == len(some[2]) > 0
 
 
 @pytest.mark.slow
@@ -135,3 +158,16 @@ def test_table_of_users():
     renewals = min(each["renewals"] for each in FIGURES["users"] if each["grace"] == 60)
     assert renewals >= 100_000
     assert "of 100,000 renewals for each network" in PAGE
+
+
+def test_models_of_networks():
+    """The page says what was assumed."""
+    assert (
+        f"{UPLOADS * 100:g} % of the requests are uploads that take {UPLOAD[0]} to"
+        f" {UPLOAD[1]} seconds to arrive."
+    ) in PAGE
+    for name, each in NETWORKS.items():
+        said = PAGE.partition(f'"{name.capitalize()}": ')[2]
+        numbers = re.findall(r"[\d.]+(?= )", said)[:5]
+        known = (1000 * each.median, 100 * each.stalls, *each.stall, 100 * each.lost)
+        assert [float(number) for number in numbers] == pytest.approx(list(known))
