@@ -208,6 +208,36 @@ class SessionStore(StoreBase):
             ),
         )
 
+    def limit_user(
+        self, userid: Any, most: int, keep: Session | uuid.UUID | str | None = None
+    ) -> int:
+        """End the oldest sessions of a user beyond ``most``; return how many.
+
+        A session is as old as its login (``authenticated``), or as itself (``created``)
+        if its login isn't known. Expired sessions don't count. ``keep`` stays and takes
+        one of the places, whoever's it is so far: after a login it's
+        ``request.session``. (OWASP ASVS 5.0, 7.1.2: how many sessions an account may
+        have at once.)
+
+        Logins of one user at the same moment have to wait for each other: lock the
+        user's row first. It takes two statements, one if there's nothing to end.
+
+        Raises ValueError if ``most`` is less than 1, TypeError if it isn't an int, and
+        what ``revoke_user`` raises.
+        """
+        if not isinstance(most, int) or isinstance(most, bool):
+            raise TypeError(f"most is an int, not {type(most).__name__}")
+        if most < 1:
+            raise ValueError(f"most must be at least 1, and is {most}")
+        userid, key = self._userid_for(userid), self._key_to_keep(keep)
+        if userid is None:
+            return 0
+        keys, states = self._beyond(most, userid, key)
+        if not (keys or states):
+            return 0
+        is_meant = self._is_users(userid) & self._columns["id"].in_(keys)
+        return self._end(is_meant, lambda each: each in states)
+
     # All sessions.
 
     def delete_all(self) -> int:
@@ -286,6 +316,12 @@ class AsyncSessionStore:
     ) -> int:
         """End the sessions of a user; return how many there were."""
         return await self._run(SessionStore.revoke_user, userid, keep)
+
+    async def limit_user(
+        self, userid: Any, most: int, keep: Session | uuid.UUID | str | None = None
+    ) -> int:
+        """End the oldest sessions of a user beyond ``most``; return how many."""
+        return await self._run(SessionStore.limit_user, userid, most, keep)
 
     async def delete_all(self) -> int:
         """End all sessions; return how many there were."""
