@@ -27,6 +27,7 @@ from .events import (
     SessionExpiredEvent,
     SessionRevokedEvent,
     SessionRotatedEvent,
+    SessionsCollectedEvent,
 )
 from .exceptions import (
     ConfigurationError,
@@ -101,6 +102,7 @@ __all__ = [
     "SessionRevokedEvent",
     "SessionRotatedEvent",
     "SessionStore",
+    "SessionsCollectedEvent",
     "SettingsError",
     "StoredSession",
     "TransactionRequiredError",

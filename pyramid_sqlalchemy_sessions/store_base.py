@@ -37,6 +37,7 @@ from .upkeep import expiry_of
 
 __all__ = [
     "StoreBase",
+    "check_number",
     "config_of",
     "expired_by_now",
     "is_of",
@@ -277,6 +278,13 @@ class StoreBase:
                 self._touch(state)
                 state.end(get_current_request(), "store")
         return number
+
+
+def check_number(most: Any) -> None:
+    if not isinstance(most, int) or isinstance(most, bool):
+        raise TypeError(f"most is an int, not {type(most).__name__}")
+    if most < 1:
+        raise ValueError(f"most must be at least 1, and is {most}")
 
 
 def config_of(factory: SessionFactory) -> SessionConfig:

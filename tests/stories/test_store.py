@@ -150,7 +150,7 @@ def test_a_request_in_flight_overwrites_nothing(engine, name):
 
 
 def limit(most, keep=True):
-    """Return a view that logs user 7 in, and ends the oldest sessions beyond ``most``."""
+    """Return a view that logs user 7 in, and ends the oldest sessions."""
 
     def view(request):
         log_in(request)
@@ -182,7 +182,7 @@ def test_limit_counts_the_session_of_the_request(engine, keep, is_new):
 
 def test_limit_before_the_login(engine):
     """The session to keep takes a place, although its user is still to log in."""
-    one, two = browsers(engine, 2)
+    one, _ = browsers(engine, 2)
     three = Browser(one.application)
 
     def view(request):
