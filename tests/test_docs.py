@@ -781,8 +781,9 @@ def test_login_by_pyramids_helper(sqlite_engine):
     browser.visit(lambda request: log_in(request, 7))
     assert browser.cookie != before
     assert browser.visit(lambda r: r.authenticated_userid).text == "7"
-    browser.set_cookie("session", before)
-    assert browser.visit(lambda r: r.authenticated_userid).text == ""
+    thief = Browser(browser.application)
+    thief.set_cookie("session", before)
+    assert thief.visit(lambda r: r.authenticated_userid).text == ""
 
 
 # events.rst
