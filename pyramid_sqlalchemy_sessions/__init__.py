@@ -68,6 +68,7 @@ from .session import (
 if TYPE_CHECKING:
     from .store import AsyncSessionStore, SessionStore, StoredSession
     from .testing import DummySession, later, rolled_back
+    from .view_options import FreshLoginRequired
 
 __all__ = [
     "AESGCMSerializer",
@@ -84,6 +85,7 @@ __all__ = [
     "CookieCryptoError",
     "CookieCryptoErrorEvent",
     "DummySession",
+    "FreshLoginRequired",
     "FullyFeaturedSession",
     "IdleMixin",
     "InconsistentDataError",
@@ -125,6 +127,7 @@ __all__ = [
 _LATER = {
     "AsyncSessionStore": "store",
     "DummySession": "testing",
+    "FreshLoginRequired": "view_options",
     "SessionStore": "store",
     "StoredSession": "store",
     "later": "testing",
@@ -175,6 +178,7 @@ def includeme(config: Any) -> None:
     hide_secret(settings)
     config.set_session_factory(factory)
     config.add_request_method(_session_store, "session_store", reify=True)
+    config.include(".view_options")
     config.action(None, introspectables=(_introspectable(config, factory),))
     settings.setdefault("tm.annotate_user", False)
     if not issubclass(factory.model_class, CSRFMixin):
