@@ -26,7 +26,9 @@ class Report:
 
     def __init__(self, config: SessionConfig, send: Callable[[Any, Any], None]):
         self._config = config
-        self._send = partial(send, get_current_registry())
+        registry = get_current_registry()
+        self._send = partial(send, registry)
+        self._tells_each = is_heard(registry, SessionExpiredEvent)
         self._counts: Counter[str] = Counter()
 
     @classmethod
@@ -47,8 +49,9 @@ class Report:
         request = get_current_request()
         for key, userid, cause in gone:
             self._counts[cause] += 1
-            fingerprint = self._config.cookie.fingerprint(key)
-            self._send(SessionExpiredEvent(request, fingerprint, userid, cause))
+            if self._tells_each:
+                fingerprint = self._config.cookie.fingerprint(key)
+                self._send(SessionExpiredEvent(request, fingerprint, userid, cause))
 
     def end(self) -> None:
         """Tell how many there were, if there were any."""

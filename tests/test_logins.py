@@ -171,7 +171,8 @@ def test_change_that_a_login_overtakes(samples, application, browser, monkeypatc
 def test_change_that_a_change_overtakes(samples, application, browser, monkeypatch):
     """Of two who change the old password at the same moment, one is refused."""
     owner, other = browser(), browser()
-    log_in(owner), log_in(other)
+    log_in(owner)
+    log_in(other)
     after_the_check(samples, monkeypatch, lambda: change_password(owner))
     assert change_password(other) == 403
     assert users(owner, other) == ["7", "None"]
