@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session as DBSession
 from .collector import delete_expired
 from .columns import is_unreadable
 from .cookie import Ticket
+from .discretion import hushed
 from .events import SessionCreatedEvent
 from .exceptions import InconsistentDataError
 from .feature import Verdict
@@ -168,7 +169,8 @@ class SessionStore(StoreBase):
             .order_by(columns["created"].desc(), columns["id"])
         )
         try:
-            return list(self._dbsession.scalars(statement).unique())
+            with hushed():
+                return list(self._dbsession.scalars(statement).unique())
         except Exception as exc:
             if not is_unreadable(exc):
                 raise

@@ -23,7 +23,6 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import Connection, CursorResult, Engine
-from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Mapper, Session
 
 from .codec import JSON_CODEC, PICKLE_CODEC, Codec
@@ -36,6 +35,7 @@ from .columns import (
     refuse_excess,
     rules_of,
 )
+from .discretion import hushed
 from .exceptions import ConfigurationError
 from .feature import Due
 from .mapping import column_of, mapper_of, python_type
@@ -195,7 +195,8 @@ class Table:
             return self.load_plain(connection, key, lock), known
         statement = self._select_instance_locked if lock else self._select_instance
         try:
-            result = dbsession.execute(statement, {self._id: key})
+            with hushed():
+                result = dbsession.execute(statement, {self._id: key})
             instance = result.unique().scalar_one_or_none()
         except Exception as exc:
             if is_unreadable(exc):
@@ -320,10 +321,6 @@ class Table:
 def _run(
     connection: Connection, statement: Any, parameters: dict[str, Any]
 ) -> CursorResult[Any]:
-    """Execute a statement. Its parameters, secrets among them, are in no error."""
-    try:
+    """Execute a statement. No error shows what a session holds."""
+    with hushed():
         return connection.execute(statement, parameters)
-    except StatementError as exc:
-        exc.hide_parameters = True
-        exc.params = None
-        raise

@@ -26,6 +26,7 @@ from sqlalchemy.types import UserDefinedType
 
 from .columns import MYSQL
 from .conflicts import is_conflict
+from .discretion import hushed
 from .session_config import SessionConfig
 
 __all__ = ["Turn", "Walk", "walk_of"]
@@ -51,11 +52,12 @@ class Turn:
         **kw: _P.kwargs,
     ) -> _T:
         if not self._is_own:
-            return work(self.connection, *args, **kw)
+            with hushed():
+                return work(self.connection, *args, **kw)
         give_up_at = time.monotonic() + PATIENCE
         while True:
             try:
-                with self.connection.begin():
+                with hushed(), self.connection.begin():
                     return work(self.connection, *args, **kw)
             except DBAPIError as exc:
                 if not is_conflict(exc) or time.monotonic() > give_up_at:
