@@ -27,12 +27,14 @@ from sqlalchemy.orm import Mapper, Session
 
 from .codec import JSON_CODEC, PICKLE_CODEC, Codec
 from .columns import (
+    MYSQL,
     Limit,
     cannot_be_read,
     check_row,
     is_unreadable,
     limits_of,
     refuse_excess,
+    refuse_packet,
     rules_of,
 )
 from .discretion import hushed
@@ -245,7 +247,9 @@ class Table:
         limits = self._limits.get(dialect.name)
         if limits is None:
             limits = self._limits[dialect.name] = limits_of(self.columns, dialect)
-        refuse_excess(limits, values, connection)
+        refuse_excess(limits, values)
+        if dialect.name in MYSQL:
+            refuse_packet(self.columns, values, connection)
 
     def insert(self, connection: Connection, row: Row) -> None:
         """Insert a row. ValueError for what the columns cannot hold."""

@@ -592,7 +592,7 @@ def mend(engine: Engine, report: Report) -> None:
     found = re.findall(r"^ +((?:UPDATE|DELETE) [^;]+);", report.stdout, re.MULTILINE)
     with engine.begin() as connection:
         for statement in found:
-            connection.exec_driver_sql(statement)
+            connection.execute(text(statement))
 
 
 def rows_in(report: Report) -> list[str]:
