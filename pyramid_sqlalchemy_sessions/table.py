@@ -96,6 +96,7 @@ class Table:
             prefix += "_"
         self._id, self._version = prefix + "id", prefix + "version"
         self._expire, self._now = prefix + "expire", prefix + "now"
+        self._timeout = prefix + "timeout"
         self._keys = {name: column.key for name, column in columns.items()}
         # Not a join or a subquery: each column was found in it.
         table: Any = mapper.local_table
@@ -130,11 +131,10 @@ class Table:
         if "idle_expire" in columns:
             expire = columns["idle_expire"]
             later = bindparam(self._expire, type_=BigInteger)
-            self._extend = (
-                update(table)
-                .where(is_row & or_(expire < later, expire.is_(None)))
-                .values({expire.key: later})
-            )
+            is_earlier = is_row & or_(expire < later, expire.is_(None))
+            if "idle_timeout" in columns:
+                is_earlier &= columns["idle_timeout"] == bindparam(self._timeout)
+            self._extend = update(table).where(is_earlier).values({expire.key: later})
             self._extended = {expire.key: case((expire > later, expire), else_=later)}
             self._update_and_extend = self._update.values(self._extended)
 
@@ -262,10 +262,12 @@ class Table:
         stored: Row,
         changes: dict[str, Any],
         extend_to: int | None,
+        is_as_it_is: bool = False,
     ) -> bool:
         """Change and extend a row; tell whether it had the version that was loaded.
 
-        ValueError for what the columns cannot hold.
+        And, if the cookie is to stay ``as it is``, the renewal ids. ValueError for what
+        the columns cannot hold.
         """
         self.refuse_excess(connection, changes)
         parameters = {self._id: stored["id"], self._version: stored["version"]}
@@ -284,6 +286,10 @@ class Table:
             if extend_to is not None:
                 statement = self._update_and_extend
             parameters.update(self._by_key(changes))
+        if is_as_it_is:
+            for name in ("renewal_id", "renewal_next"):
+                if name in stored:
+                    statement = statement.where(self.columns[name] == stored[name])
         if extend_to is not None:
             parameters[self._expire] = extend_to
         return _run(connection, statement, parameters).rowcount == 1
@@ -300,7 +306,9 @@ class Table:
         parameters: dict[str, Any] = {self._id: key}
         if due.extend_to is not None:
             parameters[self._expire] = due.extend_to
-        if not (due.guard or due.changes):  # the usual case: built once
+        if not due.changes and due.guard.keys() <= {"idle_timeout"}:  # built once
+            if due.guard:
+                parameters[self._timeout] = due.guard["idle_timeout"]
             return _run(connection, self._extend, parameters).rowcount == 1
         columns = self.columns
         values = self._by_key(due.changes)
