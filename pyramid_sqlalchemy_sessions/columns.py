@@ -197,9 +197,9 @@ def refuse_excess(limits: Iterable[Limit], values: Mapping[str, Any]) -> None:
         value = values.get(name)
         if value is None:
             continue
-        is_sized = isinstance(value, (str, bytes)) and length is not None
-        if is_sized and len(value) > length:
-            raise ValueError(_excess(name, len(value), f"the column holds {length}"))
+        size = len(value) if isinstance(value, (str, bytes)) else 0
+        if length is not None and size > length:
+            raise ValueError(_excess(name, size, f"the column holds {length}"))
         if lowest is not None and highest is not None:
             try:
                 fits = lowest <= int(value) <= highest
