@@ -19,14 +19,21 @@ from pyramid.csrf import LegacySessionCSRFStoragePolicy
 from pyramid.interfaces import (
     IAuthenticationPolicy,
     ICSRFStoragePolicy,
+    IExceptionViewClassifier,
+    IExecutionPolicy,
+    IRequest,
     ISecurityPolicy,
     ISessionFactory,
     ITweens,
+    IView,
 )
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm.exc import StaleDataError
+from zope.interface import implementedBy
 
 from .check_findings import Finding, error, hint, ok
 from .collector import can_expire
+from .columns import MYSQL
 from .command import PREFIX, factory_of, make_parser, run, summary
 from .features.csrf import CSRF
 from .host import dbsession_of
@@ -64,7 +71,7 @@ def _check(request: Any, arguments: argparse.Namespace) -> int:
 
 def _shown(finding: Finding) -> str:
     margin = f"{finding.level:7}{finding.subject:14}"
-    return textwrap.fill(
+    text = textwrap.fill(
         finding.text,
         width=88,
         initial_indent=margin,
@@ -72,6 +79,7 @@ def _shown(finding: Finding) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return "\n".join([text, *(" " * 7 + line for line in finding.sql.splitlines())])
 
 
 def _findings(request: Any, factory: SessionFactory, prefix: str) -> Iterator[Finding]:
@@ -83,7 +91,7 @@ def _findings(request: Any, factory: SessionFactory, prefix: str) -> Iterator[Fi
     yield from _of_timeouts(config)
     yield from _of_csrf(config, request.registry)
     yield from _of_logins(request.registry)
-    yield from _of_transactions(request)
+    yield from _of_transactions(request, config)
     yield from _of_database(request, config)
 
 
@@ -213,7 +221,7 @@ _WITHOUT_ROTATION = (
 )
 
 
-def _of_transactions(request: Any) -> Iterator[Finding]:
+def _of_transactions(request: Any, config: SessionConfig) -> Iterator[Finding]:
     tweens = request.registry.queryUtility(ITweens)
     names = {name for name, _ in tweens.explicit or tweens.implicit()}
     if PYRAMID_TM not in names:
@@ -233,11 +241,51 @@ def _of_transactions(request: Any) -> Iterator[Finding]:
     if TWEEN in names:
         yield ok("retries", "conflicts are tried again")
     else:
-        yield hint(
-            "retries",
-            "a request that conflicts with another one fails:"
-            ' config.include("pyramid_sqlalchemy_sessions.retry")',
-        )
+        yield hint("retries", f"{_missed(request, config)}: {_INCLUDE_RETRY}")
+
+
+_INCLUDE_RETRY = 'config.include("pyramid_sqlalchemy_sessions.retry")'
+
+
+def _missed(request: Any, config: SessionConfig) -> str:
+    """Say what isn't tried again without the library's include."""
+    registry = request.registry
+    policy = registry.queryUtility(IExecutionPolicy)
+    if not getattr(policy, "__module__", "").startswith("pyramid_retry"):
+        return "a request that conflicts with another one fails"
+    dbsession = dbsession_of(request, config.settings.dbsession_name)
+    dialect = dbsession.get_bind(mapper=config.table.mapper).dialect
+    kind = "mysql" if dialect.name in MYSQL else dialect.name
+    missed = list(_MISSED.get(kind, ()))
+    if missed and dialect.driver not in _KNOWN:
+        missed[:0] = _MORE_MISSED.get(kind, ())
+    required = (IExceptionViewClassifier, IRequest, implementedBy(StaleDataError))
+    if registry.adapters.lookup(required, IView):
+        missed.insert(0, "conflicts raised at the commit (an exception view answers)")
+    if not missed:
+        return "conflicts are tried again, at once and not after a random time"
+    return f"pyramid_retry by itself does not try again: {', '.join(missed)}"
+
+
+#: By the name of the dialect.
+_MISSED = {
+    "postgresql": ("lock timeouts", "lost connections"),
+    "mysql": (
+        "lock timeouts",
+        "changed records (innodb_snapshot_isolation)",
+        "what a cluster refuses",
+        "lost connections",
+    ),
+    "sqlite": ("database is locked",),
+}
+
+#: What zope.sqlalchemy has pyramid_retry try again with these drivers, and not with
+#: others.
+_KNOWN = ("psycopg2", "psycopg", "pymysql", "pysqlite", "aiosqlite")
+_MORE_MISSED = {
+    "postgresql": ("serialization failures", "deadlocks"),
+    "mysql": ("deadlocks",),
+}
 
 
 # The database.
@@ -252,7 +300,9 @@ def _of_database(request: Any, config: SessionConfig) -> Iterator[Finding]:
         except SQLAlchemyError as exc:
             yield error("database", summary(exc))
             return
-    if manager is not None and dbsession.in_transaction():
+    is_joined = not dbsession.in_transaction()
+    dbsession.rollback()
+    if manager is not None and not is_joined:
         yield error(
             "dbsession",
             "is not joined to the transaction of the request:"

@@ -171,7 +171,7 @@ class SessionStore(StoreBase):
             .order_by(columns["created"].desc(), columns["id"])
         )
         try:
-            return list(self._dbsession.scalars(statement).unique())
+            return self._objects(statement)
         except Exception as exc:
             if not is_unreadable(exc):
                 raise

@@ -26,6 +26,7 @@ from sqlalchemy.orm import scoped_session
 
 from .after_commit import is_heard, tell
 from .columns import MYSQL
+from .discretion import hushed
 from .events import SessionEvent, SessionRevokedEvent
 from .exceptions import ConfigurationError
 from .features.userid import Userid, userid_for
@@ -96,12 +97,18 @@ class StoreBase:
 
         It is a statement of the ORM, because of those zope.sqlalchemy is told.
         """
-        result: Any = self._dbsession.execute(statement, execution_options=_BY_ROW)
+        with hushed():
+            result: Any = self._dbsession.execute(statement, execution_options=_BY_ROW)
         number: int = result.rowcount
         return number
 
     def _rows(self, statement: Any) -> Sequence[Any]:
-        return self._dbsession.execute(statement, execution_options=_BY_ROW).all()
+        with hushed():
+            return self._dbsession.execute(statement, execution_options=_BY_ROW).all()
+
+    def _objects(self, statement: Any) -> list[Any]:
+        with hushed():
+            return list(self._dbsession.scalars(statement).unique())
 
     def _load(self, key: uuid.UUID) -> State | None:
         """Return the state of a session that is there and has not expired."""

@@ -23,19 +23,21 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import Connection, CursorResult, Engine
-from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Mapper, Session
 
 from .codec import JSON_CODEC, PICKLE_CODEC, Codec
 from .columns import (
+    MYSQL,
     Limit,
     cannot_be_read,
     check_row,
     is_unreadable,
     limits_of,
     refuse_excess,
+    refuse_packet,
     rules_of,
 )
+from .discretion import hushed
 from .exceptions import ConfigurationError
 from .feature import Due
 from .mapping import column_of, mapper_of, python_type
@@ -195,7 +197,8 @@ class Table:
             return self.load_plain(connection, key, lock), known
         statement = self._select_instance_locked if lock else self._select_instance
         try:
-            result = dbsession.execute(statement, {self._id: key})
+            with hushed():
+                result = dbsession.execute(statement, {self._id: key})
             instance = result.unique().scalar_one_or_none()
         except Exception as exc:
             if is_unreadable(exc):
@@ -244,7 +247,9 @@ class Table:
         limits = self._limits.get(dialect.name)
         if limits is None:
             limits = self._limits[dialect.name] = limits_of(self.columns, dialect)
-        refuse_excess(limits, values, connection)
+        refuse_excess(limits, values)
+        if dialect.name in MYSQL:
+            refuse_packet(self.columns, values, connection)
 
     def insert(self, connection: Connection, row: Row) -> None:
         """Insert a row. ValueError for what the columns cannot hold."""
@@ -328,10 +333,6 @@ class Table:
 def _run(
     connection: Connection, statement: Any, parameters: dict[str, Any]
 ) -> CursorResult[Any]:
-    """Execute a statement. Its parameters, secrets among them, are in no error."""
-    try:
+    """Execute a statement. No error shows what a session holds."""
+    with hushed():
         return connection.execute(statement, parameters)
-    except StatementError as exc:
-        exc.hide_parameters = True
-        exc.params = None
-        raise

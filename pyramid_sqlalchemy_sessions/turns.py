@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from .conflicts import is_conflict
+from .discretion import hushed
 
 __all__ = ["Turn"]
 
@@ -34,11 +35,12 @@ class Turn:
         **kw: _P.kwargs,
     ) -> _T:
         if not self._is_own:
-            return work(self.connection, *args, **kw)
+            with hushed():
+                return work(self.connection, *args, **kw)
         give_up_at = time.monotonic() + PATIENCE
         while True:
             try:
-                with self.connection.begin():
+                with hushed(), self.connection.begin():
                     return work(self.connection, *args, **kw)
             except DBAPIError as exc:
                 if not is_conflict(exc) or time.monotonic() > give_up_at:
