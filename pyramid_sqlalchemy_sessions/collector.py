@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Engine
 from .session_config import SessionConfig
 from .walks import Turn, walk_of
 
-__all__ = ["can_expire", "count_expired", "delete_expired"]
+__all__ = ["can_expire", "connected", "count_expired", "delete_expired"]
 
 
 def can_expire(config: SessionConfig) -> bool:
@@ -22,7 +22,7 @@ def can_expire(config: SessionConfig) -> bool:
 
 def count_expired(bind: Engine | Connection, config: SessionConfig) -> int:
     """Return how many sessions have expired by now."""
-    with _connected(bind) as turn:
+    with connected(bind) as turn:
         walk = walk_of(turn, config)
         return 0 if walk is None else walk.count(turn)
 
@@ -43,7 +43,7 @@ def delete_expired(
     database; ``limit`` is the most that all batches delete. A row that somebody else
     has locked is left for the next time where the database can skip it.
     """
-    with _connected(bind) as turn:
+    with connected(bind) as turn:
         walk = walk_of(turn, config)
         if walk is None:
             return
@@ -63,7 +63,8 @@ def delete_expired(
 
 
 @contextmanager
-def _connected(bind: Engine | Connection) -> Generator[Turn]:
+def connected(bind: Engine | Connection) -> Generator[Turn]:
+    """Connect for transactions of one's own, or take part in the caller's."""
     if isinstance(bind, Connection):
         yield Turn(bind, False)
         return

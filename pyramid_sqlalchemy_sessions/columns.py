@@ -58,7 +58,7 @@ _HIGHEST = {
 _REMEDY = "was it written by another program? Correct it, or delete the row"
 
 #: The columns whose values come from the application.
-_GIVEN = ("userid", "data")
+_GIVEN = ("userid", "data", "flash")
 #: The names of SQLAlchemy's dialects for MariaDB and MySQL.
 MYSQL = ("mysql", "mariadb")
 #: A server of MySQL or MariaDB takes this much unless somebody forbade it.

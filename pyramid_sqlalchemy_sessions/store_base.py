@@ -115,10 +115,10 @@ class StoreBase:
         is_over = expiry_of(self._config, row, self._config.clock())
         return None if is_over else state
 
-    def _update(self, key: uuid.UUID, raw: Any) -> bool:
+    def _update(self, key: uuid.UUID, stored: Mapping[str, Any]) -> bool:
         """Replace the dict of a row; tell whether it is there and alive."""
         config, columns = self._config, self._columns
-        values = {"data": raw, "version": columns["version"] + 1}
+        values = {**stored, "version": columns["version"] + 1}
         now = literal(config.clock(), BigInteger)
         for feature in config.features:
             values.update(feature.extended(columns, config.settings, now))

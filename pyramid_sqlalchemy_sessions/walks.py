@@ -20,7 +20,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.types import UserDefinedType
 
@@ -28,7 +28,7 @@ from .columns import MYSQL
 from .conflicts import is_conflict
 from .session_config import SessionConfig
 
-__all__ = ["Turn", "Walk", "walk_of"]
+__all__ = ["Turn", "Walk", "skips_locked", "walk_of"]
 
 #: For how many seconds a batch is tried again while others are in its way.
 PATIENCE = 60.0
@@ -272,11 +272,15 @@ def walk_of(turn: Turn, config: SessionConfig) -> Walk | None:
         pages = turn(_pages_of, table) if version >= (14,) else None
         if pages is not None:
             return CtidWalk(config, expired, pages)
-        return KeyWalk(config, expired, skips_locked=True)
+    return KeyWalk(config, expired, skips_locked(dialect))
+
+
+def skips_locked(dialect: Dialect) -> bool:
+    """Tell whether the database knows SKIP LOCKED."""
     if dialect.name in MYSQL:
         since = (10, 6) if getattr(dialect, "is_mariadb", False) else (8, 0, 1)
-        return KeyWalk(config, expired, skips_locked=version >= since)
-    return KeyWalk(config, expired)
+        return (dialect.server_version_info or ()) >= since
+    return dialect.name == "postgresql"
 
 
 def _rowid_of(table: Any) -> ColumnElement[int]:
