@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from .exceptions import ConfigurationError, CookieCryptoError, InvalidCookieError
 
-__all__ = ("AESGCMSerializer", "Cipher", "Serializer", "cipher_of", "keys_of")
+__all__ = ("AESGCMSerializer", "Serializer")
 
 # The wire format of 0.1.0: nonce, tag, ciphertext. GCM takes nonces of any length (NIST
 # SP 800-38D, 5.2.1.1); 16 bytes is PyCryptodome's default, and does not repeat by

@@ -194,6 +194,7 @@ BELONGS = [
     ("LastSeenMixin", "last_seen_delay", [9, 300]),
     ("ClientAddressMixin", "client_address_prefix4", [16, 24]),
     ("ClientAddressMixin", "client_address_prefix6", [64, 48]),
+    ("EncryptedDataMixin", "encrypted_accept_plain", [True, False]),
 ]
 
 
