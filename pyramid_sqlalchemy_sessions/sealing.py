@@ -64,13 +64,12 @@ class Seal:
     """
 
     def __init__(self, keys: Sequence[bytes], accepts_plain: bool):
-        self._ciphers: dict[bytes, Cipher] = {}
-        for key in reversed(keys):
-            derived = _derived(key)
-            start = _VERSION + derived[32:]
-            self._ciphers[start] = cipher_of(derived[:32])
+        derived = [_derived(key) for key in keys]
+        self._ciphers: dict[bytes, Cipher] = {
+            _VERSION + each[32:]: cipher_of(each[:32]) for each in derived
+        }
         #: What a value begins with that the first key has sealed.
-        self.start: bytes = start
+        self.start: bytes = _VERSION + derived[0][32:]
         self.accepts_plain: bool = accepts_plain
 
     # One value.
