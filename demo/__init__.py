@@ -31,6 +31,7 @@ def main(global_config: dict[str, str], **settings: Any) -> Any:
         config.add_route("timeouts", "/timeouts")
         config.add_route("begin", "/timeouts/begin")
         config.add_route("times", "/timeouts/now")
+        config.add_route("expires", "/timeouts/expires")
         config.add_route("steal", "/timeouts/steal")
         config.add_route("thief", "/timeouts/thief")
         config.add_route("alarms", "/timeouts/alarms")

@@ -39,25 +39,30 @@ def timeouts(request: Any) -> dict[str, Any]:
         "proposed": PROPOSED,
         "grace": cookie_settings(request).renewal_grace,
         "clock": clock,
-        "code": source(begin, bad_timeouts, record_alarm, look),
+        "end": expires(request),
+        "code": source(expires, begin, bad_timeouts, record_alarm, look),
     }
+
+
+@view_config(route_name="expires", renderer="json", http_cache=0, extend_session=False)
+def expires(request: Any) -> dict[str, Any]:
+    """Tell the page's countdown when the session ends, without extending it."""
+    return {"expires": request.session.expires, "now": time.time()}
 
 
 @view_config(route_name="begin", request_method="POST")
 def begin(request: Any) -> Any:
-    """A session that is new can be given timeouts of its own, instead of the ini's."""
+    """Give the session timeouts of its own. They count from now."""
     session = request.session
-    session.invalidate()
     with session.settings as settings:
-        for name in PROPOSED:
-            settings[name] = request.POST[name]
-    session.flash("This is a new session, with timeouts of its own.")
+        settings.update({name: request.POST[name] for name in PROPOSED})
+    session.flash("This session has timeouts of its own now.")
     return HTTPSeeOther(request.route_path("timeouts"))
 
 
 @exception_view_config(ValueError, route_name="begin")
 def bad_timeouts(request: Any) -> Any:
-    """Tell what is wrong. The rollback has brought the old session back."""
+    """Tell what is wrong. Nothing has changed."""
     request.session.flash(str(request.exception), "error")
     return HTTPSeeOther(request.route_path("timeouts"))
 

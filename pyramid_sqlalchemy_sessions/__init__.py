@@ -63,6 +63,7 @@ from .session import (
 if TYPE_CHECKING:
     from .store import AsyncSessionStore, SessionStore, StoredSession
     from .testing import DummySession, later, rolled_back
+    from .view_options import FreshLoginRequired
 
 __all__ = [
     "AESGCMSerializer",
@@ -80,6 +81,7 @@ __all__ = [
     "CookieCryptoErrorEvent",
     "DummySession",
     "EncryptedDataMixin",
+    "FreshLoginRequired",
     "FullyFeaturedSession",
     "IdleMixin",
     "InconsistentDataError",
@@ -120,6 +122,7 @@ __all__ = [
 _LATER = {
     "AsyncSessionStore": "store",
     "DummySession": "testing",
+    "FreshLoginRequired": "view_options",
     "SessionStore": "store",
     "StoredSession": "store",
     "later": "testing",
@@ -167,6 +170,7 @@ def includeme(config: Any) -> None:
     factory = session_factory_from_settings(settings, config.maybe_dotted)
     hide_secret(settings)
     config.set_session_factory(factory)
+    config.include(".view_options")
     config.action(None, introspectables=(_introspectable(config, factory),))
     settings.setdefault("tm.annotate_user", False)
     if not issubclass(factory.model_class, CSRFMixin):

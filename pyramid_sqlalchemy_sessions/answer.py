@@ -35,6 +35,11 @@ class Answer:
         """Decide what the commit makes of the cookie."""
         if decision is None:
             return
+        before = self.staged
+        if before is not None:  # of what was persisted, and no browser has
+            is_again = before.is_again and decision.is_again
+            moved_from = before.moved_from or decision.moved_from
+            decision = decision._replace(is_again=is_again, moved_from=moved_from)
         self.staged = decision
         if decision.ticket is not None:
             self._sealed = self._config.cookie.seal(decision.ticket)
@@ -62,15 +67,19 @@ class Answer:
             self._send(self._waiting)
 
     def _send(self, response: Any) -> None:
+        cookie, attributes = self._config.cookie, self._config.cookie_attributes
         match self.decision:
             case None:
                 return
             case Decision(None, settings):
-                attributes = self._config.cookie_attributes(settings)
-                self._config.cookie.delete(self._request, response, attributes)
-            case Decision(_, settings):
+                cookie.delete(self._request, response, attributes(settings))
+            case Decision(_, settings, _, was):
                 assert self._sealed is not None
-                attributes = self._config.cookie_attributes(settings)
-                self._config.cookie.send(
-                    self._request, response, self._sealed, attributes
+                moved_from = attributes(was) if was else None
+                cookie.send(
+                    self._request,
+                    response,
+                    self._sealed,
+                    attributes(settings),
+                    moved_from,
                 )

@@ -35,13 +35,16 @@ class UserSessionAuthenticationPolicy(CallbackAuthenticationPolicy):
         self.callback = callback
         self.debug = debug
 
-    def remember(self, request: Any, userid: Any, **kw: Any) -> list[Any]:
+    def remember(
+        self, request: Any, userid: Any, max_age: int | None = None, **kw: Any
+    ) -> list[Any]:
         """Log in a user who has just proved who they are.
 
-        There are no headers to send: the session sends its cookie itself.
+        There are no headers to send: the session sends its cookie itself. ``max_age``
+        as with UserSessionAuthenticationHelper.
         """
-        request.session.authenticate(userid)
-        return []
+        _refuse("remember", kw)
+        return _remember(request, userid, max_age)
 
     def forget(self, request: Any) -> list[Any]:
         """Log the user out, keeping the session's data."""
@@ -60,24 +63,46 @@ class UserSessionAuthenticationHelper:
     SessionAuthenticationHelper.
     """
 
-    def remember(self, request: Any, userid: Any, **kw: Any) -> list[Any]:
+    def remember(
+        self, request: Any, userid: Any, max_age: int | None = None, **kw: Any
+    ) -> list[Any]:
         """Log in a user who has just proved who they are.
 
         The session's cookie is replaced, also if it's the same user again. (OWASP ASVS
         5.0, 7.2.4.) Its data stays, unless another user was logged in. There are no
         headers to send: the session sends its cookie itself.
+
+        ``max_age``, in seconds, lets the browser keep the cookie that long when it's
+        closed; SettingsError if the model lacks ConfigCookieMixin, ValueError for what
+        isn't a max-age. The session's timeouts end it all the same.
         """
-        request.session.authenticate(userid)
-        return []
+        _refuse("remember", kw)
+        return _remember(request, userid, max_age)
 
     def forget(self, request: Any, **kw: Any) -> list[Any]:
         """Log the user out. The session and all it held is gone when this commits.
 
         (OWASP ASVS 5.0, 7.4.1.) A new one is ready, for a farewell message, say.
         """
+        _refuse("forget", kw)
         request.session.invalidate()
         return []
 
     def authenticated_userid(self, request: Any) -> Any:
         """Return the id of the user who is logged in, None if there is none."""
         return request.session.userid
+
+
+def _refuse(name: str, kw: dict[str, Any]) -> None:
+    """Raise TypeError for keywords, which might be believed to do something."""
+    if kw:
+        raise TypeError(f"{name}() doesn't know the keyword {next(iter(kw))!r}")
+
+
+def _remember(request: Any, userid: Any, max_age: int | None) -> list[Any]:
+    session = request.session
+    if max_age is not None:
+        with session.settings as settings:
+            settings.cookie_max_age = max_age
+    session.authenticate(userid)
+    return []

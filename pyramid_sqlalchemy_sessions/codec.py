@@ -143,13 +143,14 @@ def json_text(value: Any) -> str:
 def copy_message(message: Any) -> Any:
     """Return a copy of a flash message, as it will come back from the database.
 
-    TypeError for what is no JSON value.
+    TypeError for what isn't a JSON value, and for a text that's more than its
+    characters: escaped or translated, it wouldn't come back as what it was.
     """
     try:
         if type(message) is str:
             message.encode()
             return message
-        _refuse_depth(message)
+        _refuse_what_changes(message)
         # An engine may read numbers as Decimal.
         copied = json.dumps(
             message, allow_nan=False, ensure_ascii=False, default=_number
@@ -166,15 +167,28 @@ def _number(value: Any) -> float:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-def _refuse_depth(value: Any, depth: int = 0) -> None:
+def _refuse_what_changes(value: Any, depth: int = 0) -> None:
+    """Raise an error for what JSON wouldn't give back, so many levels deep."""
     if depth > DEEPEST:
         raise ValueError(f"it is nested more than {DEEPEST} levels deep")
     if isinstance(value, dict):
         for each in value.values():
-            _refuse_depth(each, depth + 1)
+            _refuse_what_changes(each, depth + 1)
     elif isinstance(value, (list, tuple)):
         for each in value:
-            _refuse_depth(each, depth + 1)
+            _refuse_what_changes(each, depth + 1)
+    elif isinstance(value, str) and type(value) is not str:
+        for method, cure in _MORE_THAN_TEXT.items():
+            if hasattr(value, method):
+                name = type(value).__name__
+                raise TypeError(f"{name} would come back as plain text; {cure}")
+
+
+#: Methods that tell a text which is more than its characters.
+_MORE_THAN_TEXT = {
+    "__html__": "store str(value), and mark it as safe where it's shown, if it is",
+    "interpolate": "translate it first: request.localizer.translate(value)",
+}
 
 
 def _checked(value: Any) -> dict[Any, Any]:

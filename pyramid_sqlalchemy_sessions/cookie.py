@@ -181,9 +181,16 @@ class SessionCookie:
         response: _Response,
         value: str,
         attributes: CookieAttributes,
+        moved_from: CookieAttributes | None = None,
     ) -> None:
-        """Set the cookie to what ``seal`` returned, replacing any of our name."""
-        self._set(request, response, value, attributes)
+        """Set the cookie to what ``seal`` returned, replacing any of our name.
+
+        One that was ``moved_from`` another path or domain is deleted there.
+        """
+        self._drop(response)
+        if moved_from is not None:
+            self._add(request, response, None, moved_from)
+        self._add(request, response, value, attributes)
 
     def delete(
         self, request: _Request, response: _Response, attributes: CookieAttributes
@@ -194,8 +201,9 @@ class SessionCookie:
         would delete another cookie, and a ``__Host-`` cookie stays if it could not have
         been set with them.
         """
+        self._drop(response)
         # WebOb turns None into an empty value, Max-Age=0 and an Expires in the past.
-        self._set(request, response, None, attributes)
+        self._add(request, response, None, attributes)
 
     def open(
         self, value: str | bytes
@@ -212,7 +220,18 @@ class SessionCookie:
             invalid.__cause__ = cause.with_traceback(None)
             return invalid
 
-    def _set(
+    def _drop(self, response: _Response) -> None:
+        """Take what sets a cookie of our name out of the response."""
+        # Not with WebOb's overwrite=True, which parses everybody's cookies and writes
+        # them anew.
+        headers = response.headerlist
+        headers[:] = [
+            (name, text)
+            for name, text in headers
+            if name.lower() != "set-cookie" or _cookie_name(text) != self.name
+        ]
+
+    def _add(
         self,
         request: _Request,
         response: _Response,
@@ -222,17 +241,10 @@ class SessionCookie:
         secure = attributes.secure
         if secure is None:
             secure = getattr(request, "scheme", None) == "https"
-        # Not with WebOb's overwrite=True, which parses everybody's cookies and writes
-        # them anew.
-        headers = response.headerlist
-        headers[:] = [
-            (name, text)
-            for name, text in headers
-            if name.lower() != "set-cookie" or _cookie_name(text) != self.name
-        ]
         # Without Secure WebOb raises for SameSite=None, and browsers drop the cookie.
         secure = secure or attributes.samesite == "None" or attributes.partitioned
-        headers.append(("Set-Cookie", self._header(value, attributes, secure)))
+        header = self._header(value, attributes, secure)
+        response.headerlist.append(("Set-Cookie", header))
         _hide_from_shared_caches(response)
 
     def _header(

@@ -109,20 +109,8 @@ class SessionRotatedEvent(SessionEvent):
     """Sent after a session's cookie was replaced by a login, a logout or `rotate()`.
 
     `cause` is "login", "logout" (the data stays), "switch" (to another user), or
-    "rotate" if the user is the same. `previous` is the same as `fingerprint`, since a
-    session keeps its id.
+    "rotate" if the user is the same.
     """
-
-    def __init__(
-        self,
-        request: Any,
-        fingerprint: str,
-        userid: Any,
-        cause: str,
-        previous: str,
-    ) -> None:
-        super().__init__(request, fingerprint, userid, cause)
-        self.previous = previous
 
 
 class SessionRevokedEvent(SessionEvent):

@@ -46,6 +46,8 @@ class Use:
     extends: bool = True
     #: Whether it rotates the session, which sends another cookie.
     rotates: bool = False
+    #: A random number below 100, for what happens with a percentage.
+    draw: int = 0
 
 
 class Due(NamedTuple):
@@ -61,6 +63,16 @@ class Due(NamedTuple):
     extend_to: int | None = None
     #: What the cookie is to carry then.
     ticket: Ticket | None = None
+
+    @property
+    def is_something(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self.changes) or self.extend_to is not None
+
+    def without_extension(self) -> Due:
+        """Return what's left when the row has been extended."""
+        guard = {n: v for n, v in self.guard.items() if n != "idle_timeout"}
+        return self._replace(guard=guard, extend_to=None)
 
 
 class Feature:
@@ -86,8 +98,8 @@ class Feature:
         """Return the session's own settings, from its columns."""
         return {name: values[name] for name in self.settings}
 
-    def columns_for(self, settings: DefaultSettings, created: int) -> dict[str, Any]:
-        """Return the columns that hold the session's own settings."""
+    def columns_for(self, settings: DefaultSettings, since: int) -> dict[str, Any]:
+        """Return the columns that hold the session's own settings, given then."""
         return {name: getattr(settings, name) for name in self.settings}
 
     def is_empty(self, values: Values) -> bool:
@@ -114,6 +126,15 @@ class Feature:
 
     def rotate(self, values: Values, now: int) -> dict[str, Any]:
         """Return what changes when the session's cookie is replaced at once."""
+        return {}
+
+    def restart(
+        self, values: Values, settings: DefaultSettings, now: int
+    ) -> dict[str, Any]:
+        """Return what changes when a stored session has other settings from now on.
+
+        ``values`` are those of before.
+        """
         return {}
 
     def ends(self, values: Values, settings: DefaultSettings) -> int | None:

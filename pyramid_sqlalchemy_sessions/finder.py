@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,9 @@ from .conflicts import WAS_LOST
 from .cookie import Ticket
 from .events import CookieCryptoErrorEvent, InvalidCookieErrorEvent
 from .exceptions import CookieCryptoError
-from .feature import Verdict
+from .feature import Use, Verdict
 from .findings import Findings
+from .host import may_extend
 from .outcome import Decision
 from .session_config import SessionConfig
 from .state import State
@@ -37,6 +39,7 @@ class Finder:
         self._answer = answer
         self._findings = findings
         self.now: int = config.clock()
+        self.draw: int = secrets.randbelow(100)
         reading = config.cookie.read(request)
         self.tickets: tuple[Ticket, ...] = reading.tickets
         #: What the session in force was found with.
@@ -126,6 +129,13 @@ class Finder:
             return Verdict.VALID
         accepted = self._request.environ.setdefault(_ACCEPTED, {})
         return verdict_on(state, ticket, self.now, accepted)
+
+    def use(self, is_write: bool, rotates: bool) -> Use | None:
+        """Return how the request uses the session that was found, if one was."""
+        if self.ticket is None:
+            return None
+        commit, extends = self._config.clock(), may_extend(self._request)
+        return Use(self.ticket, self.now, commit, is_write, extends, rotates, self.draw)
 
     def _accept(self, ticket: Ticket) -> None:
         self.ticket = ticket

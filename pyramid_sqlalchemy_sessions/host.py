@@ -37,6 +37,8 @@ __all__ = [
     "in_exception_view",
     "in_subrequest",
     "is_over",
+    "leave_unextended",
+    "may_extend",
     "outer_requests",
     "phase_of",
     "short_transaction",
@@ -48,6 +50,7 @@ __all__ = [
 # Values of a transaction's ``status``, which ITransaction documents.
 COMMITTING = "Committing"
 _FAILED = "Commit failed"
+_UNEXTENDED = "_pyramid_sqlalchemy_sessions_unextended"
 _OPEN = frozenset({"Active", "Doomed"})
 
 
@@ -79,6 +82,16 @@ def transaction_of(request: Any) -> Any:
 def _is_managed(request: Any) -> bool:
     environ = request.environ
     return "tm.active" in environ or "repoze.tm.active" in environ
+
+
+def leave_unextended(request: Any) -> None:
+    """Let what this request does not count as a use of its session."""
+    request.__dict__[_UNEXTENDED] = True
+
+
+def may_extend(request: Any) -> bool:
+    """Tell whether what this request does counts as a use of its session."""
+    return _UNEXTENDED not in request.__dict__
 
 
 def dbsession_of(request: Any, name: str) -> Session:

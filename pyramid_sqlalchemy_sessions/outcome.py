@@ -29,6 +29,8 @@ class Outcome(NamedTuple):
     #: The sessions that were ended.
     ended: tuple[End, ...]
     is_rotated: bool
+    #: Whether the browser is to have the same cookie with other attributes.
+    has_new_attributes: bool
     #: Whether a statement was executed.
     wrote: bool
     #: What a cookie is to carry that is sent again, or that starts a renewal.
@@ -46,6 +48,9 @@ class Decision(NamedTuple):
     #: Whether the cookie that the request came with stays good: this one is the same,
     #: or a candidate, which only counts once a browser has sent it.
     is_again: bool = False
+    #: The settings of a cookie that this one doesn't replace, since it's for another
+    #: path or domain: that one is deleted.
+    moved_from: DefaultSettings | None = None
 
 
 def decide(config: SessionConfig, outcome: Outcome) -> Decision | None:
@@ -55,9 +60,29 @@ def decide(config: SessionConfig, outcome: Outcome) -> Decision | None:
         gone = [end.row for end in outcome.ended if end.row is not None]
         return Decision(None, config.settings_of(gone[0])) if gone else None
     settings = config.settings_of(after)
-    if outcome.before is None or outcome.is_rotated:
-        return Decision(Ticket(after["id"], after["renewal_id"]), settings)
+    if outcome.before is None or outcome.is_rotated or outcome.has_new_attributes:
+        candidate = after.get("renewal_next")  # which a new or rotated one has not
+        return Decision(
+            Ticket(after["id"], candidate or after["renewal_id"]),
+            settings,
+            outcome.has_new_attributes,
+            _moved_from(config, outcome, settings),
+        )
     return outcome.again and Decision(outcome.again, settings, is_again=True)
+
+
+def _moved_from(
+    config: SessionConfig, outcome: Outcome, settings: DefaultSettings
+) -> DefaultSettings | None:
+    """Return the settings of the cookie before, if it's for another path or domain."""
+    rows = (outcome.before, *(end.row for end in outcome.ended))
+    for row in rows:
+        if row is not None:
+            was = config.settings_of(row)
+            place = (was.cookie_path, was.cookie_domain)
+            is_same = place == (settings.cookie_path, settings.cookie_domain)
+            return None if is_same else was
+    return None
 
 
 def events_of(state: State, outcome: Outcome) -> list[SessionEvent]:
@@ -82,7 +107,5 @@ def events_of(state: State, outcome: Outcome) -> list[SessionEvent]:
         why = "rotate" if was == userid else "login" if was is None else "switch"
         if userid is None and was is not None:
             userid, why = was, "logout"
-        events.append(
-            SessionRotatedEvent(state.by, fingerprint, userid, why, fingerprint)
-        )
+        events.append(SessionRotatedEvent(state.by, fingerprint, userid, why))
     return events

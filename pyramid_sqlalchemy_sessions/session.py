@@ -23,6 +23,7 @@ from .session_dict import SessionDict, Visitor
 from .session_settings import SessionSettings
 from .settings import DefaultSettings
 from .state import State
+from .upkeep import end_of
 from .visit import Visit
 from .watch import watch_dbsessions
 
@@ -141,11 +142,11 @@ class Session(SessionDict):
     def settings(self) -> SessionSettings:
         """The settings of this session: attributes, and a mapping.
 
-        A new session may change those for which the model has a Config mixin. Times
-        are in seconds.
+        Those for which the model has a Config mixin can be changed. Times are in
+        seconds.
         """
         if self._settings is None:
-            self._settings = SessionSettings(self._read, self._write)
+            self._settings = SessionSettings(self._begin, self._rotate)
         return self._settings
 
     @property
@@ -274,16 +275,14 @@ class Session(SessionDict):
 
     @property
     def expires(self) -> int | None:
-        """When the session ends if it isn't used, in seconds since the epoch.
+        """When the session ends if it isn't used again, in seconds since the epoch.
 
         None for never, and for a new session.
         """
         state = self._read()
         if state.loaded is None:
             return None
-        row = {**state.loaded, **state.values}
-        ends = [each.ends(row, state.settings) for each in self._config.timeouts]
-        return min((end for end in ends if end is not None), default=None)
+        return end_of(state, self._begin().due(state.is_used))
 
     def _require(self, feature: type[CSRF] | type[Userid]) -> None:
         if not self._config.has(feature):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ __all__ = ["TIMEOUTS", "SessionConfig"]
 log: logging.Logger = logging.getLogger(__name__)
 
 TIMEOUTS = frozenset({"idle_timeout", "absolute_timeout", "renewal_timeout"})
+_MOST_WARNINGS = 100
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
@@ -45,6 +46,7 @@ class SessionConfig:
     features: tuple[Feature, ...]
     timeouts: tuple[Feature, ...]  # those that let a session expire
     keepers: tuple[Feature, ...]  # those for which something can be due
+    restarters: tuple[Feature, ...]  # those that begin anew with other settings
     witnesses: tuple[Feature, ...]  # those that note what a request tells
     own_settings: tuple[str, ...]  # those that each session has of its own
     own_columns: tuple[str, ...]  # those that the application changes
@@ -77,6 +79,14 @@ class SessionConfig:
                 f"{prefix or ''}model_class must be a mapped class with BaseMixin among"
                 f" its bases, not {shown(model_class)}"
             )
+        if settings.cookie_samesite == "None" and not settings.cookie_partitioned:
+            log.warning(
+                "%s, but not %s: in frames of other sites more and more browsers keep"
+                " back cookies that aren't partitioned. If this site isn't shown in"
+                " such frames, it doesn't need cookie_samesite = None at all.",
+                assigned("cookie_samesite", "None", prefix),
+                assigned("cookie_partitioned", True, prefix),
+            )
         features = features_of(model_class)
         _check_mixins(given, settings, model_class, prefix)
         names = [*BASE_COLUMNS, *(name for each in features for name in each.columns)]
@@ -93,6 +103,7 @@ class SessionConfig:
             features,
             _those_with("has_expired", features),
             _those_with("due", features),
+            _those_with("restart", features),
             _those_with("note", features),
             tuple(name for each in features for name in each.settings),
             tuple(name for each in features for name in each.own_columns),
@@ -119,11 +130,14 @@ class SessionConfig:
                         raise _bad_setting(feature, name) from None
         return replace(self.settings, **own)
 
-    def columns_for(self, settings: DefaultSettings, created: int) -> dict[str, Any]:
-        """Return the columns that hold a session's own settings."""
+    def columns_for(
+        self, settings: DefaultSettings, names: Container[str], since: int
+    ) -> dict[str, Any]:
+        """Return the columns that hold a session's own settings, of these names."""
         columns: dict[str, Any] = {}
         for feature in self.features:
-            columns.update(feature.columns_for(settings, created))
+            if any(name in names for name in feature.settings):
+                columns.update(feature.columns_for(settings, since))
         return columns
 
     def cookie_attributes(self, settings: DefaultSettings) -> CookieAttributes:
@@ -162,8 +176,8 @@ class SessionConfig:
         )
 
     def warn_once(self, message: str) -> None:
-        """Log a warning, the first time only."""
-        if message not in self._warned:
+        """Log a warning, the first time only; not without end, if they all differ."""
+        if message not in self._warned and len(self._warned) < _MOST_WARNINGS:
             self._warned.add(message)
             log.warning(message)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, NoReturn, Protocol
 
+from .feature import Due
 from .session_config import SessionConfig
+from .setting_kinds import shown
 from .state import State
 
 __all__ = ["SessionDict", "Visitor"]
@@ -24,6 +26,7 @@ class Visitor(Protocol):
     def lend(self, state: State, value: Any) -> Any: ...
     def instance(self) -> Any: ...
     def persist(self) -> None: ...
+    def due(self, is_write: bool) -> Due | None: ...
 
 
 class SessionDict(MutableMapping[Any, Any]):
@@ -62,6 +65,7 @@ class SessionDict(MutableMapping[Any, Any]):
             state.is_used = True
         else:
             visit.touch(state).data.set(key, value)
+            self._warn_of_objects(key, value)
 
     def __delitem__(self, key: Any) -> None:
         visit, state = self._begin(), self._read()
@@ -132,6 +136,7 @@ class SessionDict(MutableMapping[Any, Any]):
         data = visit.touch(state).data
         for key, value in differing.items():
             data.set(key, value)
+            self._warn_of_objects(key, value)
 
     def pop(self, key: Any, *default: Any) -> Any:
         """Remove a key and return its value, or the default if it's missing."""
@@ -167,6 +172,27 @@ class SessionDict(MutableMapping[Any, Any]):
             raise KeyError("the session is empty")
         key = next(reversed(content))
         return key, visit.touch(state).data.pop(key)
+
+    def _warn_of_objects(self, key: Any, value: Any) -> None:
+        """Warn of objects of the database in the session, once per key and class."""
+        if type(value) in _PLAIN:
+            return
+        held: Iterable[Any] = (value,)
+        if isinstance(value, (list, tuple, set, frozenset)):
+            held = value
+        elif isinstance(value, dict):
+            held = value.values()
+        for name in {type(each).__name__ for each in held if _is_mapped(each)}:
+            self._config.warn_once(
+                f"The session's value for {shown(key)} is or holds an object of the"
+                f" mapped class {name}. What comes back in later requests is a copy"
+                " from now, in no dbsession: it isn't up to date, and lazy attributes"
+                " of it fail. Store its primary key, and load it with dbsession.get()."
+            )
+
+
+def _is_mapped(value: Any) -> bool:
+    return hasattr(type(value), "_sa_class_manager")
 
 
 def _is_same(present: Any, value: Any) -> bool:

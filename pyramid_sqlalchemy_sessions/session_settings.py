@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from .exceptions import SettingsError
+from .session_dict import Visitor
 from .settings import SETTINGS, check_combination, shown, suggest
 from .state import State
 
 __all__ = ["SessionSettings"]
+
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class SessionSettings(Mapping[str, Any]):
@@ -23,10 +27,15 @@ class SessionSettings(Mapping[str, Any]):
         with request.session.settings as settings:
             settings.idle_timeout = 600
 
-    That is possible for a new session, and for settings for which the model has the
-    Config mixin: `SettingsError` otherwise. A bad value or combination raises
-    ValueError when it is saved. Edits that are not saved can be read back, but have no
-    effect.
+    That takes the Config mixin that the setting belongs to: `SettingsError` without. A
+    bad value or combination raises ValueError when it is saved. Edits that aren't saved
+    can be read back, but have no effect; the log says so if they're still there when
+    the request ends.
+
+    A session that is stored already starts to count from now: `idle_timeout`,
+    `absolute_timeout` (which then reads as the seconds from ``created`` to the end)
+    and `renewal_timeout`, each if it's given another value. New cookie settings send
+    the cookie again, and delete the old one if they move it to another path or domain.
     """
 
     cookie_max_age: int | None
@@ -42,21 +51,27 @@ class SessionSettings(Mapping[str, Any]):
     extension_chance: int
     extension_deadline: int
 
-    __slots__ = ("_edited", "_edits", "_read", "_write")
+    __slots__ = ("_begin", "_edited", "_edits", "_is_watched", "_rotate")
 
-    _read: Callable[[], State]
-    _write: Callable[[], State]
+    _begin: Callable[[], Visitor]
+    _rotate: Callable[[State], None]
     _edits: dict[str, Any] | None
     _edited: Any
+    _is_watched: bool
 
-    def __init__(self, read: Callable[[], State], write: Callable[[], State]):
-        object.__setattr__(self, "_read", read)
-        object.__setattr__(self, "_write", write)
+    def __init__(
+        self, begin: Callable[[], Visitor], rotate: Callable[[State], None]
+    ) -> None:
+        self._set(_begin=begin, _rotate=rotate, _is_watched=False)
         self.discard()
+
+    def _set(self, **attributes: Any) -> None:
+        for name, value in attributes.items():
+            object.__setattr__(self, name, value)
 
     def _state(self) -> State:
         """Return the session's state; edits of another one are discarded."""
-        state = self._read()
+        state = self._begin().read()
         if (state, state.ended) != self._edited:
             self.discard()
         return state
@@ -91,9 +106,20 @@ class SessionSettings(Mapping[str, Any]):
         self._edits[name] = value
 
     def __delitem__(self, name: str) -> None:
-        raise SettingsError(
-            "a setting cannot be deleted; set it to None where None is valid"
+        raise TypeError(
+            "a setting can't be deleted; set it to None where None is valid"
         )
+
+    def update(
+        self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), **kw: Any
+    ) -> None:
+        """Change several at once. Raises what changing each of them would."""
+        edits = dict(values, **kw)
+        for name in edits:
+            if name not in _RUNTIME:
+                raise KeyError(name)
+        for name, value in edits.items():
+            self[name] = value
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -114,15 +140,14 @@ class SessionSettings(Mapping[str, Any]):
         del self[name]
 
     def edit(self) -> None:
-        """Allow changes. Raises `SettingsError` if the session is not new."""
+        """Allow changes, until `save()` or `discard()`."""
         state = self._state()
-        if state.loaded is not None:
-            raise SettingsError(
-                "the settings of a session can be changed only while it is new"
-            )
         if self._edits is None:
-            object.__setattr__(self, "_edits", {})
-            object.__setattr__(self, "_edited", (state, state.ended))
+            self._set(_edits={}, _edited=(state, state.ended))
+        request = self._begin().request
+        if request is not None and not self._is_watched:
+            self._set(_is_watched=True)
+            request.add_finished_callback(self._look_for_edits)
 
     def save(self) -> None:
         """Check the changes and let them take effect.
@@ -131,21 +156,38 @@ class SessionSettings(Mapping[str, Any]):
         there, to be corrected or discarded. Raises `SettingsError` without `edit()`.
         """
         state = self._state()
-        edits = self._edits
-        if edits is None:
+        if self._edits is None:
             raise SettingsError("there is nothing to save: edit() was not called")
-        settings = replace(
-            state.settings,
-            **{name: _RUNTIME[name].parse(value) for name, value in edits.items()},
-        )
+        edits = {
+            name: _RUNTIME[name].parse(value) for name, value in self._edits.items()
+        }
+        settings = replace(state.settings, **edits)
         check_combination(settings)
-        self._write().settings = settings
+        if edits:
+            visit = self._begin()
+            state = visit.touch(state)
+            begins_to_renew = (
+                state.loaded is not None
+                and state.settings.renewal_timeout is None
+                and settings.renewal_timeout is not None
+            )
+            state.change_settings(settings, edits)
+            if begins_to_renew:  # its cookie may have no renewal id
+                self._rotate(state)
         self.discard()
 
     def discard(self) -> None:
         """Forget changes that are not saved."""
-        object.__setattr__(self, "_edits", None)
-        object.__setattr__(self, "_edited", None)
+        self._set(_edits=None, _edited=None)
+
+    def _look_for_edits(self, request: Any) -> None:
+        if self._edits:
+            log.warning(
+                "Settings of a session were edited and neither saved nor discarded, so"
+                " they have no effect: %s. Call save(), or use 'with"
+                " request.session.settings as settings:'",
+                ", ".join(sorted(self._edits)),
+            )
 
     def __enter__(self) -> SessionSettings:
         self.edit()

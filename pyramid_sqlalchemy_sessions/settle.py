@@ -52,10 +52,15 @@ def settle(
     due = None
     if before is not None:
         due = due_for(state.is_used or changes is not None)
+    has_new_attributes = False
     if changes is not None:
-        _update(state, connect(), changes, due, is_own_deletion)
+        if is_rotated and due is not None and due.changes:
+            # The cookie that is replaced is the candidate that the request brought.
+            _keep_up(state, connect(), due.without_extension(), None)
+            due, changes = due._replace(guard={}, changes={}), _changes(state)
+        has_new_attributes = _update(state, connect(), changes, due, is_own_deletion)
         wrote = True
-        due = due and due._replace(extend_to=None)
+        due = due and due.without_extension()
     if state.loaded is None:
         before = None
         if insists or state.is_stored:
@@ -69,14 +74,13 @@ def settle(
                 " before: what it did to the session is not stored, and it sets no"
                 " cookie. Usually that's a page that was under way during a login."
             )
-    elif due is not None and due != _NOTHING and (changes or not defers(due, None)):
+    elif due and due.is_something and (changes or not defers(due, None)):
         again = _keep_up(state, connect(), due, None if changes else defers)
         wrote = True
     ended, state.ended = state.ended, ()
-    return Outcome(before, state.loaded, ended, is_rotated, wrote, again)
-
-
-_NOTHING = Due({}, {})
+    return Outcome(
+        before, state.loaded, ended, is_rotated, has_new_attributes, wrote, again
+    )
 
 
 def _changes(state: State) -> Row | None:
@@ -86,8 +90,13 @@ def _changes(state: State) -> Row | None:
     changes = state.changes()
     if not (changes or state.is_rotated or state.is_forced):
         return None
+    now = state.config.clock()
+    changes.update(state.restarts(now))
     if state.is_rotated:
-        changes.update(_rotation(state))
+        changes.update(_rotation(state, now))
+    is_sent = state.is_rotated or state.has_new_attributes
+    if is_sent and state.settings.cookie_max_age is not None:
+        changes["sent"] = now
     changes["version"] = state.loaded["version"] + 1
     return changes
 
@@ -98,16 +107,25 @@ def _update(
     changes: Row | None,
     due: Due | None,
     is_own_deletion: Callable[[], bool],
-) -> None:
-    """Write the changes of a state that has a row."""
-    extend_to = None if due is None else due.extend_to
+) -> bool:
+    """Write the changes of a state that has a row.
+
+    Tell whether the browser is to have the same cookie with other attributes.
+    """
+    table = state.config.table
     while changes is not None and state.loaded is not None:
-        if state.config.table.update(connection, state.loaded, changes, extend_to):
+        extend_to = None if due is None or "idle_expire" in changes else due.extend_to
+        is_rotated, has_new_attributes = state.is_rotated, state.has_new_attributes
+        # A renewal doesn't raise the version, and these depend on what it has done.
+        is_as_it_is = has_new_attributes or "renewal_previous" in changes
+        is_as_it_is &= not is_rotated
+        if table.update(connection, state.loaded, changes, extend_to, is_as_it_is):
             state.clean({**state.loaded, **changes})
             state.keep_up({}, extend_to)
-            return
+            return has_new_attributes and not is_rotated
         _make_anew(state, connection, is_own_deletion)
         changes = _changes(state)
+    return False
 
 
 def _keep_up(
@@ -162,19 +180,15 @@ def _make_anew(
     state.become(fresh)
 
 
-def _rotation(state: State) -> Row:
+def _rotation(state: State, now: int) -> Row:
     """Return what a rotation changes, besides what the application did."""
-    config, loaded = state.config, state.loaded
-    assert loaded is not None
-    now = config.clock()
+    assert state.loaded is not None
     columns: dict[str, Any] = {
         "renewal_id": new_id(),
         "rotated": now,
-        "rotated_from": loaded["renewal_id"],
+        "rotated_from": state.loaded["renewal_id"],
     }
-    if state.settings.cookie_max_age is not None:
-        columns["sent"] = now
-    for feature in config.features:
+    for feature in state.config.features:
         columns.update(feature.rotate(state.values, now))
     return columns
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 from .document import MISSING, Document
+from .features.cookies import ConfigCookie
 from .identifiers import new_id
 from .queues import Queues
 from .session_config import SessionConfig
@@ -55,7 +57,7 @@ class State:
             self.data: Document = Document(table.codec)
             self.flash: Queues = Queues()
             if config.own_settings:
-                self.settings = config.settings
+                self.change_settings(config.settings, config.own_settings)
         else:
             self.values = {name: loaded[name] for name in config.own_columns}
             self.values.update(id=loaded["id"], created=loaded["created"])
@@ -108,9 +110,12 @@ class State:
             settings = self._settings = self.config.settings_of(self.values)
         return settings
 
-    @settings.setter
-    def settings(self, settings: DefaultSettings) -> None:
-        self.assign(self.config.columns_for(settings, self.values["created"]))
+    def change_settings(self, settings: DefaultSettings, names: Container[str]) -> None:
+        """Take over the settings with these names. Those of a stored session count
+        from now."""
+        is_new = self.loaded is None
+        since = self.values["created"] if is_new else self.config.clock()
+        self.assign(self.config.columns_for(settings, names, since))
 
     def assign(self, values: Row) -> None:
         """Give columns that the application can change these values."""
@@ -155,6 +160,24 @@ class State:
         if extend_to is not None:
             expire = self.loaded["idle_expire"]
             self.loaded["idle_expire"] = max(extend_to, expire or 0)
+
+    def restarts(self, now: int) -> Row:
+        """Return what changes because settings of a stored session have changed."""
+        changes: Row = {}
+        for feature in self.config.restarters:
+            assert self.loaded is not None
+            changes.update(feature.restart(self.loaded, self.settings, now))
+        return changes
+
+    @property
+    def has_new_attributes(self) -> bool:
+        """Whether the cookie of a stored session is to have other attributes."""
+        loaded = self.loaded
+        return loaded is not None and any(
+            self.values[name] != loaded[name]
+            for name in ConfigCookie.own_columns
+            if name in self.values
+        )
 
     @property
     def is_empty(self) -> bool:

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     ColumnElement,
     Select,
@@ -38,7 +37,7 @@ from .columns import (
 )
 from .exceptions import ConfigurationError
 from .feature import Due
-from .mapping import column_of, mapper_of, python_type
+from .mapping import column_of, mapper_of, python_type, refuse_json
 from .sealing import DOCUMENTS, Seal
 
 __all__ = ["Row", "Table"]
@@ -82,18 +81,13 @@ class Table:
         self.seal: Seal | None = seal
         json_codec = JSON_CODEC if seal is None else JSON_TEXT_CODEC
         self.codec: Codec = json_codec if data_is_json else PICKLE_CODEC
-        for name in DOCUMENTS if seal is not None else ():
-            if isinstance(columns[name].type, JSON):
-                raise ConfigurationError(
-                    f"the column {name!r} of the model {model_class.__qualname__} is of"
-                    " the type JSON; with EncryptedDataMixin it holds bytes, as the"
-                    " type LargeBinary does"
-                )
-        if not data_is_json and isinstance(columns["data"].type, JSON):
-            raise ConfigurationError(
-                f"the column 'data' of the model {model_class.__qualname__} is of the"
-                " type JSON, so the model must have JSONDataMixin among its bases"
-            )
+        if seal is not None:
+            for name in DOCUMENTS:
+                remedy = "with EncryptedDataMixin it holds bytes, as LargeBinary does"
+                refuse_json(model_class, columns[name], remedy)
+        elif not data_is_json:
+            remedy = "the model must have JSONDataMixin among its bases"
+            refuse_json(model_class, columns["data"], remedy)
         self._names = names
         self._rules = rules_of(columns)
         self._limits: dict[str, tuple[Limit, ...]] = {}  # by the name of the dialect
@@ -103,6 +97,7 @@ class Table:
             prefix += "_"
         self._id, self._version = prefix + "id", prefix + "version"
         self._expire, self._now = prefix + "expire", prefix + "now"
+        self._timeout = prefix + "timeout"
         self._keys = {name: column.key for name, column in columns.items()}
         # Not a join or a subquery: each column was found in it.
         table: Any = mapper.local_table
@@ -137,11 +132,10 @@ class Table:
         if "idle_expire" in columns:
             expire = columns["idle_expire"]
             later = bindparam(self._expire, type_=BigInteger)
-            self._extend = (
-                update(table)
-                .where(is_row & or_(expire < later, expire.is_(None)))
-                .values({expire.key: later})
-            )
+            is_earlier = is_row & or_(expire < later, expire.is_(None))
+            if "idle_timeout" in columns:
+                is_earlier &= columns["idle_timeout"] == bindparam(self._timeout)
+            self._extend = update(table).where(is_earlier).values({expire.key: later})
             self._extended = {expire.key: case((expire > later, expire), else_=later)}
             self._update_and_extend = self._update.values(self._extended)
 
@@ -277,10 +271,12 @@ class Table:
         stored: Row,
         changes: dict[str, Any],
         extend_to: int | None,
+        is_as_it_is: bool = False,
     ) -> bool:
         """Change and extend a row; tell whether it had the version that was loaded.
 
-        ValueError for what the columns cannot hold.
+        And, if the cookie is to stay ``as it is``, the renewal ids. ValueError for what
+        the columns cannot hold.
         """
         changes = self.as_stored(stored["id"], changes)
         self.refuse_excess(connection, changes)
@@ -300,6 +296,10 @@ class Table:
             if extend_to is not None:
                 statement = self._update_and_extend
             parameters.update(self._by_key(changes))
+        if is_as_it_is:
+            for name in ("renewal_id", "renewal_next"):
+                if name in stored:
+                    statement = statement.where(self.columns[name] == stored[name])
         if extend_to is not None:
             parameters[self._expire] = extend_to
         return _run(connection, statement, parameters).rowcount == 1
@@ -316,7 +316,9 @@ class Table:
         parameters: dict[str, Any] = {self._id: key}
         if due.extend_to is not None:
             parameters[self._expire] = due.extend_to
-        if not (due.guard or due.changes):  # the usual case: built once
+        if not due.changes and due.guard.keys() <= {"idle_timeout"}:  # built once
+            if due.guard:
+                parameters[self._timeout] = due.guard["idle_timeout"]
             return _run(connection, self._extend, parameters).rowcount == 1
         columns = self.columns
         values = self._by_key(due.changes)

@@ -13,7 +13,7 @@ from .settings import DefaultSettings
 from .state import State
 from .table import Row
 
-__all__ = ["Accepted", "due_for", "expiry_of", "note_witnesses", "verdict_on"]
+__all__ = ["Accepted", "due_for", "end_of", "expiry_of", "note_witnesses", "verdict_on"]
 
 #: The tickets that were judged in a request, retries included, with what they were
 #: good for: the last rotation of the row. None: they came too late.
@@ -56,16 +56,30 @@ def expiry_of(config: SessionConfig, row: Row, now: int) -> str | None:
     return None
 
 
+def end_of(state: State, due: Due | None) -> int | None:
+    """Return the last second of a stored session if what's due is done."""
+    config, settings = state.config, state.settings
+    row = {**(state.loaded or {}), **state.values, **state.restarts(config.clock())}
+    if due is not None and due.extend_to is not None:
+        row["idle_expire"] = max(due.extend_to, row["idle_expire"] or 0)
+    ends = [feature.ends(row, settings) for feature in config.timeouts]
+    return min((end for end in ends if end is not None), default=None)
+
+
 def due_for(state: State, use: Use) -> Due | None:
     """Return what's due for a stored session."""
     config, row, settings = state.config, state.loaded, state.settings
     assert row is not None
+    restarts = state.restarts(use.commit)
+    if restarts:
+        row = {**row, **restarts}
     due: Due | None = None
     for feature in config.keepers:
         its = feature.due(row, settings, use)
         if its is not None:
             due = its if due is None else _both(due, its)
-    if settings.cookie_max_age is not None and not use.rotates:
+    is_lasting = settings.cookie_max_age is not None
+    if is_lasting and not (use.rotates or state.has_new_attributes):
         due = _send_again(row, settings, use, due)
     return due
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from .answer import Answer
 from .ending import finish, respond
 from .exceptions import TransactionRequiredError
-from .feature import Due, Use
+from .feature import Due
 from .finder import Finder
 from .findings import Findings
 from .follow_up import look
@@ -293,11 +293,11 @@ class Visit:
 
     def due(self, is_write: bool) -> Due | None:
         """Return what is due for the state."""
-        state, ticket, now = self.state, self.finder.ticket, self.finder.now
-        if state is None or state.loaded is None or ticket is None:
+        state = self.state
+        if state is None or state.loaded is None:
             return None
-        rotates, commit = state.is_rotated, self.config.clock()
-        return due_for(state, Use(ticket, now, commit, is_write, rotates=rotates))
+        use = self.finder.use(is_write, state.is_rotated)
+        return None if use is None else due_for(state, use)
 
     def defers(self, due: Due, error: DBAPIError | None) -> bool:
         """Tell whether that waits until after the commit, where it can fail no one."""

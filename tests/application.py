@@ -79,10 +79,10 @@ class Application:
             config.include("pyramid_tm")
         config.add_request_method(self._dbsession, "dbsession", reify=True)
         config.include("pyramid_sqlalchemy_sessions")
-        config.add_route("view", "/{rest:.*}")
-        config.add_view(self._call_view, route_name="view")
         if configure is not None:
             configure(config)
+        config.add_route("view", "/{rest:.*}")  # what no other route matches
+        config.add_view(self._call_view, route_name="view")
         self.wsgi = config.make_wsgi_app()
         self.registry = config.registry
 

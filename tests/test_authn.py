@@ -618,11 +618,12 @@ def test_farewell_message(helped):
     assert user_of(browser_with(helped, old)) is None
 
 
-def test_helper_takes_whatever_else_pyramid_passes(helped):
-    """Keyword arguments of remember and forget reach the helper and do no harm."""
-    helped.visit(lambda request: str(remember(request, 5, max_age=10, tokens=["x"])))
-    assert user_of(helped) == 5
-    helped.visit(lambda request: str(forget(request, reason="x")))
+def test_helper_refuses_unknown_keywords(helped):
+    """A keyword that would do nothing is an error."""
+    with pytest.raises(TypeError, match="tokens"):
+        helped.visit(lambda request: str(remember(request, 5, tokens=["x"])))
+    with pytest.raises(TypeError, match="reason"):
+        helped.visit(lambda request: str(forget(request, reason="x")))
     assert user_of(helped) is None
 
 

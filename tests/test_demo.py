@@ -469,15 +469,17 @@ def test_timeouts_are_comfortable_by_default(browser, clock):
 
 
 def test_session_begins_with_timeouts_of_its_own(browser, server, clock):
-    """They replace the ini's, for this session only; the old one is gone."""
+    """They replace the ini's, for this session only, and count from now."""
     browser.log_in()
+    userid = browser.panel()["row-userid"]
+    clock.shift(20)
     page = browser.begin("20", "200", "")
-    assert messages(page) == ["This is a new session, with timeouts of its own."]
+    assert "This session has timeouts of its own now." in messages(page)
     times = browser.times()
     assert times["idle"].startswith(f"Idle timeout 20 s until {at(20)}")
     assert times["absolute"].startswith(f"Absolute timeout 200 s until {at(200)}")
     assert times["renewal"] == "Renewal none"
-    assert browser.panel()["row-userid"] == "NULL"
+    assert browser.panel()["row-userid"] == userid
     other = Browser(server)
     other.use()
     assert other.times()["idle"].startswith("Idle timeout 3600 s")
@@ -526,6 +528,19 @@ def test_looking_does_not_use_the_session(browser, clock, path):
     assert browser.times()["renewal"].startswith("Renewal sent")
     browser.get(path)
     assert browser.times()["renewal"].startswith("Renewal sent")
+
+
+def test_countdown_does_not_extend_what_it_counts(browser, clock):
+    """The page knows when the session ends, and can ask again."""
+    browser.begin()
+    page = browser.use()
+    countdown = page.html.find(id="countdown")
+    end = int(countdown["data-expires"])
+    clock.shift(20)
+    assert browser.get(countdown["data-url"]).json["expires"] == end
+    assert browser.panel()["row-idle"] == at(10)
+    clock.shift(12)
+    assert browser.get(countdown["data-url"]).json["expires"] is None
 
 
 def test_idle_session_ends(browser, clock):
@@ -697,7 +712,7 @@ def test_thief_needs_a_cookie(browser, clock):
     """The button of another session, say, in an old tab."""
     press(browser.use(), "/timeouts/steal")
     form = form_of(browser.use(), "/timeouts/thief")
-    browser.begin()
+    browser.reset()
     form["csrf_token"] = form_of(browser.use(), "/timeouts/begin")["csrf_token"].value
     assert messages(form.submit().follow()) == ["Nothing is stolen yet."]
 

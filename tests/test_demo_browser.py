@@ -183,7 +183,7 @@ class Device:
         self.visit("/timeouts")
         for name, seconds in timeouts.items():
             self.page.get_by_label(f"{name}_timeout").fill(seconds)
-        self.press("Begin")
+        self.press("Set")
 
     @property
     def counter(self):
@@ -366,6 +366,16 @@ def test_clock_ticks_until_the_session_is_over(new_device):
     assert device.page.context.cookies() == []
     device.press("Use the session")
     expect(device.time("idle")).to_contain_text("unless it is used")
+
+
+def test_countdown(new_device):
+    """A page that's left open counts down, and says when the session is over."""
+    device = new_device()
+    device.begin(idle="4", renewal="")
+    countdown = device.page.locator("#countdown")
+    expect(countdown).to_contain_text("ends in")
+    expect(countdown).to_contain_text("over", timeout=15_000)
+    assert device.page.context.cookies() == []
 
 
 def test_use_keeps_the_session_alive(new_device):

@@ -132,6 +132,18 @@ class TestFeatures:
     def browser(self, samples, sqlite_engine):
         return Browser(Application(sqlite_engine, samples.Session))
 
+    @staticmethod
+    def site(samples, engine, model, **settings):
+        """Return an application that has the views among the samples."""
+
+        def configure(config):
+            use_helper(config)
+            for name in ("payments", "password", "expires"):
+                config.add_route(name, f"/{name}")
+            config.scan(samples)
+
+        return Application(engine, model, configure=configure, **settings)
+
     def test_cart(self, samples, browser):
         """A nested change is stored, and the message is there once."""
         for _ in range(2):
@@ -174,15 +186,28 @@ class TestFeatures:
 
     def test_step_up(self, samples, sqlite_engine):
         """Who logged in a while ago is asked for the password again."""
-        application = Application(sqlite_engine, samples.Session, configure=use_helper)
-        browser = Browser(application)
+
+        browser = Browser(self.site(samples, sqlite_engine, samples.Session))
         browser.visit(lambda r: remember(r, self.alice))
-        ask = samples.show_payments
-        assert browser.visit(ask).status_int == 200
+        assert browser.get("/payments").text == "Your payments"
         with later(601):
-            assert browser.visit(ask).location.endswith("/password")
+            asked = browser.get("/payments", status=303)
+            assert asked.location.endswith("/password?next=%2Fpayments")
             browser.visit(lambda r: remember(r, self.alice))
-            assert browser.visit(ask).status_int == 200
+            browser.get("/payments", status=200)
+
+    def test_polling(self, samples, sqlite_engine):
+        """What asks when the session ends does not keep it alive."""
+        application = self.site(
+            samples, sqlite_engine, samples.RememberingSession, idle_timeout=100
+        )
+        browser = Browser(application)
+        browser.visit(lambda r: r.session.update(a=1))
+        end = application.row().idle_expire
+        with later(90):
+            assert browser.get("/expires").json == end
+        with later(102):
+            assert browser.get("/expires").json is None
 
     def test_late(self, samples, browser, caplog):
         """A request that a login has overtaken stores nothing, and says so."""
@@ -229,7 +254,8 @@ class TestFeatures:
         assert row.userid == self.alice
         assert row.idle_timeout == (samples.MONTH if remember_me else 600)
         assert ("Max-Age" in response.headers["Set-Cookie"]) == remember_me
-        assert (row.absolute_expire is None) == remember_me
+        absolute = 3 * samples.MONTH if remember_me else 6000
+        assert row.absolute_expire == row.created + absolute
         assert browser.ask(dict) == {"cart": ["lamp"]}
 
     def test_json(self, samples, sqlite_engine):

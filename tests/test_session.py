@@ -8,8 +8,10 @@ import pytest
 import time_machine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from markupsafe import Markup
+from pyramid.i18n import TranslationString
 from pyramid.interfaces import ISession
-from sqlalchemy import JSON, String, create_engine, text
+from sqlalchemy import JSON, Integer, String, create_engine, text
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 from zope.interface.verify import verifyObject
 
@@ -881,6 +883,27 @@ def test_flash_the_same_in_the_next_request(each_browser):
     assert each_browser.ask(lambda session: session.pop_flash()) == ["one", "one"]
 
 
+@pytest.mark.parametrize(
+    ("message", "cure"),
+    [
+        (Markup("<b>saved</b>"), "str"),
+        (TranslationString("saved ${n}", domain="shop", mapping={"n": 1}), "localizer"),
+    ],
+    ids=["markup", "translation"],
+)
+def test_flash_more_than_text(browser, message, cure):
+    """A text that would come back as less than it is is refused, with the cure."""
+
+    def question(session):
+        for each in (message, [message], {"text": (message,)}):
+            with pytest.raises(TypeError, match=cure):
+                session.flash(each)
+        session.flash(str(message))
+        return session.pop_flash()
+
+    assert browser.ask(question) == [str(message)]
+
+
 def test_flash_queues(browser):
     """Each queue has its own messages."""
 
@@ -1446,3 +1469,32 @@ def test_secret_of_another_application(sqlite_engine):
     other = open_browser(sqlite_engine, Plain, secret_key="B" + other_key[1:])
     other.set_cookie("session", browser.cookie)
     assert other.ask(dict) == {}
+
+
+# Objects of the database.
+
+
+class Note(Models):
+    """What an application might put into its session by mistake."""
+
+    __tablename__ = "note"
+    id = mapped_column(Integer, primary_key=True)
+
+
+def test_mapped_objects_are_warned_of(browser, caplog):
+    """Once for each key and class, whether it's the value or in it."""
+
+    def view(request):
+        session = request.session
+        session["note"] = Note(id=1)
+        session["note"] = Note(id=2)
+        session.update(notes=[Note(id=3), Note(id=4)], named={"a": Note(id=5)})
+        session["ids"] = [1, 2]
+
+    browser.visit(view)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 3
+    for message, key in zip(told, ("note", "notes", "named"), strict=True):
+        assert f"'{key}'" in message
+        assert "Note" in message
+    assert browser.ask(lambda session: session["note"].id) == 2

@@ -243,7 +243,7 @@ def test_fingerprints(sqlite_engine):
     keys = [row.id, ear.application.row().renewal_id]
     ear.visit(lambda request: request.session.invalidate())
     created, rotated, revoked = ear.heard
-    assert created.fingerprint == rotated.previous
+    assert created.fingerprint == rotated.fingerprint
     assert len({each.fingerprint for each in (created, rotated, revoked)}) == 1
     told = "".join(map(repr, ear.heard))
     for each in keys:

@@ -491,3 +491,15 @@ def test_two_sessions_on_one_row(make_browser):
         browser.visit(view)
     assert [each.split()[0] for each in collected] == ["SELECT", "UPDATE"]
     assert browser.ask(dict) == {"a": 1, "b": 2, "c": 3, "d": 4}
+
+
+def test_cookie_for_frames_that_is_not_partitioned(caplog):
+    """One warning at start-up where a cookie is kept back in frames."""
+    secure = {"cookie_samesite": "None", "cookie_secure": "true"}
+    get_session_factory(OURS, Plain, **secure)
+    (record,) = caplog.records
+    assert "cookie_partitioned" in record.getMessage()
+    caplog.clear()
+    get_session_factory(OURS, Plain, cookie_partitioned="true", **secure)
+    get_session_factory(OURS, Plain)
+    assert caplog.records == []

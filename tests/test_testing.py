@@ -25,7 +25,6 @@ from pyramid_sqlalchemy_sessions import (
     BaseMixin,
     IdleMixin,
     JSONDataMixin,
-    SettingsError,
     UseridMixin,
 )
 from pyramid_sqlalchemy_sessions import session as session_module
@@ -350,15 +349,17 @@ class TestDummySession:
         assert session.new_csrf_token() == session.get_csrf_token()
 
     def test_settings(self):
-        """Settings are checked, and can be changed while it is new."""
+        """Settings are checked, and can be changed, also when it's stored."""
         session = DummySession()
         with session.settings as settings:
             settings.idle_timeout = 600
         assert session.settings.idle_timeout == 600
         with pytest.raises(ValueError, match="idle_timeout"), session.settings as s:
             s.idle_timeout = 0
-        with pytest.raises(SettingsError):
-            DummySession(new=False).settings.edit()
+        stored = DummySession(new=False)
+        with stored.settings as settings:
+            settings.idle_timeout = 600
+        assert stored.settings.idle_timeout == 600
 
     def test_model(self):
         """With a model it has what the model has, and lacks what that lacks."""

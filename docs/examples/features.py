@@ -4,6 +4,7 @@ from pyramid.httpexceptions import HTTPSeeOther
 from pyramid.interfaces import ISessionFactory
 from pyramid.response import Response
 from pyramid.security import remember
+from pyramid.view import exception_view_config, view_config
 from sqlalchemy import ForeignKey, String, Uuid
 from sqlalchemy.orm import DeclarativeBase, mapped_column, relationship
 
@@ -15,6 +16,7 @@ from pyramid_sqlalchemy_sessions import (
     ConfigIdleMixin,
     CSRFMixin,
     EncryptedDataMixin,
+    FreshLoginRequired,
     JSONDataMixin,
     LastSeenMixin,
     SessionStore,
@@ -64,10 +66,14 @@ def greet(request):
     return Response(f"Hello, {instance.user.name}")
 
 
+@view_config(route_name="payments", fresh=600)
 def show_payments(request):
-    if not request.session.is_fresh(600):
-        return HTTPSeeOther("/password")
     return Response("Your payments")
+
+
+@exception_view_config(FreshLoginRequired)
+def ask_again(request):
+    return HTTPSeeOther(request.route_path("password", _query={"next": request.path}))
 
 
 def log_out_elsewhere(request):
@@ -97,16 +103,15 @@ MONTH = 30 * 24 * 60 * 60
 
 
 def log_in(request, user, remember_me):
-    session = request.session
     if remember_me:
-        data = dict(session)
-        session.invalidate()
-        with session.settings as settings:
-            settings.cookie_max_age = MONTH
-            settings.idle_timeout = MONTH
-            settings.absolute_timeout = None
-        session.update(data)
-    remember(request, user.id)
+        with request.session.settings as settings:
+            settings.update(idle_timeout=MONTH, absolute_timeout=3 * MONTH)
+    remember(request, user.id, max_age=MONTH if remember_me else None)
+
+
+@view_config(route_name="expires", renderer="json", extend_session=False)
+def expires(request):
+    return request.session.expires
 
 
 class TracedSession(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -63,14 +62,15 @@ class Idle(Feature):
         return end is not None and now > end
 
     def due(self, values: Values, settings: DefaultSettings, use: Use) -> Due | None:
-        timeout = settings.idle_timeout
-        if timeout is None or not use.extends:
+        timeout, expire = settings.idle_timeout, values["idle_expire"]
+        if timeout is None:
             return None
-        expire, extended = values["idle_expire"], use.now + timeout
-        if expire is not None and not (
-            extended > expire and (use.is_write or _is_due(settings, extended - expire))
-        ):
-            return None
+        extended = use.now + timeout
+        if expire is not None:
+            passed = extended - expire
+            is_due = use.is_write or _is_due(settings, use, passed)
+            if not (use.extends and passed > 0 and is_due):
+                return None
         return Due({}, {}, extend_to=extended)
 
     def expired(
@@ -105,6 +105,17 @@ class ConfigIdle(Idle):
     columns: ClassVar[tuple[str, ...]] = ("idle_expire", *settings)
     own_columns: ClassVar[tuple[str, ...]] = settings
 
+    def due(self, values: Values, settings: DefaultSettings, use: Use) -> Due | None:
+        due = super().due(values, settings, use)
+        # Another request may just have made the timeout shorter.
+        return due and due._replace(guard={"idle_timeout": values["idle_timeout"]})
+
+    def restart(
+        self, values: Values, settings: DefaultSettings, now: int
+    ) -> dict[str, Any]:
+        is_same = values["idle_timeout"] == settings.idle_timeout
+        return {} if is_same else self.begin(settings, now)
+
     def expired(
         self,
         columns: Mapping[str, ColumnElement[Any]],
@@ -136,12 +147,12 @@ def _later(
     return {"idle_expire": case((present > expire, present), else_=expire)}
 
 
-def _is_due(settings: DefaultSettings, passed: int) -> bool:
+def _is_due(settings: DefaultSettings, use: Use, passed: int) -> bool:
     """Tell whether a read extends, ``passed`` seconds after the last extension."""
     if settings.extension_delay is not None and passed <= settings.extension_delay:
         return False
     return (
         settings.extension_chance == 100
         or passed > settings.extension_deadline
-        or secrets.randbelow(100) < settings.extension_chance
+        or use.draw < settings.extension_chance
     )

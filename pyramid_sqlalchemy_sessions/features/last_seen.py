@@ -36,6 +36,8 @@ class LastSeen(Feature):
 
     def due(self, values: Values, settings: DefaultSettings, use: Use) -> Due | None:
         seen = values["last_seen"]
+        if not use.extends:
+            return None
         if seen is not None and use.now <= seen + settings.last_seen_delay:
             return None
         return Due({"last_seen": seen}, {"last_seen": use.now})

@@ -80,7 +80,7 @@ class Renewal(Feature):
 
     def due(self, values: Values, settings: DefaultSettings, use: Use) -> Due | None:
         received = use.ticket.renewal_id
-        if settings.renewal_timeout is None or received is None or use.rotates:
+        if settings.renewal_timeout is None or received is None:
             return None
         renewal_id, candidate = values["renewal_id"], values["renewal_next"]
         if is_same_id(received, candidate):
@@ -91,7 +91,7 @@ class Renewal(Feature):
                 "renewed": use.commit,
             }
             return Due({"renewal_next": candidate}, takeover)
-        if not (is_same_id(received, renewal_id) and use.extends):
+        if use.rotates or not (is_same_id(received, renewal_id) and use.extends):
             return None
         guard = {"renewal_id": renewal_id, "renewal_next": candidate}
         tried = values["renewal_tried"]
@@ -115,6 +115,17 @@ class ConfigRenewal(Renewal):
     settings: ClassVar[tuple[str, ...]] = ("renewal_timeout", "renewal_try_every")
     columns: ClassVar[tuple[str, ...]] = (*Renewal.columns, *settings)
     own_columns: ClassVar[tuple[str, ...]] = settings
+
+    def restart(
+        self, values: Values, settings: DefaultSettings, now: int
+    ) -> dict[str, Any]:
+        was, timeout = values["renewal_timeout"], settings.renewal_timeout
+        if was == timeout or was is None or timeout is None:
+            return {}
+        grace = min(settings.renewal_grace, was)
+        if _is_within(grace, values["renewed"], now):
+            return {"renewed": now}
+        return {"renewed": now, "renewal_previous": None}
 
 
 def judge(

@@ -169,7 +169,10 @@ def test_violation_deletes_with_the_attributes(open_browser):
 
 
 def test_session_that_replaces_another_one(open_browser):
-    """A session that is begun anew has the attributes of the application again."""
+    """A session that starts anew has the attributes of the application again.
+
+    The cookie of the one before is deleted where that was.
+    """
 
     def begin_anew(request):
         request.session.invalidate()
@@ -177,9 +180,13 @@ def test_session_that_replaces_another_one(open_browser):
 
     cookie = sent(open_browser(Attributed, **OTHERS).visit(write)).value
     later = open_browser(Attributed, cookie_path="/new")
-    present = attributes(visit_with(later, cookie, begin_anew))
-    assert {"Path=/new", "HttpOnly"} <= set(present)
+    response = visit_with(later, cookie, begin_anew)
+    gone, present = (
+        set(header.split("; ")) for header in response.headers.getall("Set-Cookie")
+    )
+    assert {"Path=/new", "HttpOnly"} <= present
     assert "secure" not in present
+    assert {"session=", "Path=/shop", "Domain=example.com", "Max-Age=0"} <= gone
     assert row(later).cookie_path == "/new"
 
 

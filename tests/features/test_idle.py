@@ -806,10 +806,9 @@ def test_timeout_that_is_switched_on_beside_another_use(open_browser, clock):
 
 
 def test_expiry_before_the_timeout_was_used(open_browser):
-    """Until then it has none."""
+    """It begins with the first use."""
     browser = used(open_browser())
     later = twin(open_browser(idle_timeout=TIMEOUT), browser.cookie)
-    assert later.ask(lambda session: session.expires) is None
     assert later.ask(lambda session: session.expires) == now() + TIMEOUT
 
 

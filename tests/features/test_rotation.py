@@ -907,3 +907,24 @@ def test_no_candidate_beside_a_cookie_that_goes_out_again(open_browser, clock):
 
     assert sent(browser.visit(view)) is None
     assert row(browser).renewal_next is None
+
+
+def test_answer_to_a_login_with_the_candidate_is_lost(open_browser, clock):
+    """The candidate is what the browser still has: it's of no use, and no theft."""
+    heard = []
+    browser = open_browser(
+        renewal_timeout=100,
+        renewal_grace=GRACE,
+        configure=lambda config: config.add_subscriber(
+            heard.append, RenewalViolationEvent
+        ),
+    )
+    browser.visit(write)
+    clock.shift(101)
+    candidate = sent(browser.visit(read))
+    browser.visit(lambda request: request.session.rotate())
+    assert row(browser).rotated_from == candidate.renewal_id
+    clock.shift(GRACE + 1)
+    assert twin(browser, candidate.value).ask(lambda session: session.new)
+    assert heard == []
+    assert len(browser.application.rows()) == 1
