@@ -235,10 +235,7 @@ class Table:
         return row if self.seal is None else self.seal.unopened(row)
 
     def as_stored(self, key: uuid.UUID, values: Row) -> Row:
-        """Return the values of columns as the row with the id ``key`` holds them.
-
-        That is, sealed, if the model has EncryptedDataMixin.
-        """
+        """Return values as the row with the id ``key`` holds them: sealed if need be."""
         return values if self.seal is None else self.seal.sealed(key, values)
 
     def _explain(self, connection: Connection, key: uuid.UUID) -> None:
