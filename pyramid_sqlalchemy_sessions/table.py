@@ -235,7 +235,7 @@ class Table:
         return row if self.seal is None else self.seal.unopened(row)
 
     def as_stored(self, key: uuid.UUID, values: Row) -> Row:
-        """Return values as the row with the id ``key`` holds them: sealed if need be."""
+        """Return values as the row with the id ``key`` holds them, perhaps sealed."""
         return values if self.seal is None else self.seal.sealed(key, values)
 
     def _explain(self, connection: Connection, key: uuid.UUID) -> None:

@@ -43,6 +43,7 @@ from pyramid_sqlalchemy_sessions import (
     sealing,
     serializer,
 )
+from pyramid_sqlalchemy_sessions.check import main as check_main
 from pyramid_sqlalchemy_sessions.gc import main
 from pyramid_sqlalchemy_sessions.reseal import Census, census_of, reseal
 from tests.application import SECRET, Application, Browser
@@ -585,6 +586,44 @@ def command(database_url: str, tmp_path: Path, capsys: Any) -> Callable[..., Any
         return status, out + err
 
     return command
+
+
+@pytest.fixture
+def check(command: Any, tmp_path: Path, capsys: Any) -> Callable[..., Any]:
+    """Run pyramid_session_check; return the lines about encryption."""
+
+    def check(model: type, **settings: Any) -> list[str]:
+        command(model, "--reseal", "--dry-run", **settings)  # it writes the file
+        check_main([str(tmp_path / "test.ini")])
+        lines = re.sub(r"\n {10,}", " ", capsys.readouterr().out).splitlines()
+        return [line for line in lines if line[7:].startswith("encryption")]
+
+    return check
+
+
+def test_check(check: Any, application: Application, browsers: list[Browser]) -> None:
+    """The check says what is to be sealed anew, and what can't be read."""
+    model, ring = application.model, f"{OTHER_SECRET} {SECRET}"
+    (line,) = check(model)
+    assert line.startswith("ok")
+    done, needless = check(model, accepts=True)
+    assert done.startswith("ok")
+    assert needless.startswith("hint")
+    assert "encrypted_accept_plain" in needless
+    (line,) = check(model, keys=ring)
+    assert line.startswith("hint")
+    assert "7 sessions" in line
+    assert "--reseal" in line
+    lost, stale = check(model, keys=OTHER_SECRET)
+    assert lost.startswith("error")
+    assert "7 sessions" in lost
+    assert stale.startswith("hint")
+    plain(application)
+    (line,) = check(model)
+    assert line.startswith("error")
+    assert "encrypted_accept_plain" in line
+    (line,) = check(model, accepts=True)
+    assert line.startswith("hint")
 
 
 def application_of(config: Any, **settings: Any) -> Any:
