@@ -21,7 +21,7 @@ from .collector import connected
 from .exceptions import ConfigurationError, InconsistentDataError
 from .sealing import DOCUMENTS, HEADER, Seal
 from .session_config import SessionConfig
-from .walks import skips_locked
+from .turns import skips_locked
 
 __all__ = ["Census", "census_of", "reseal"]
 
