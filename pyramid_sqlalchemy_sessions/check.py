@@ -27,6 +27,7 @@ from pyramid.interfaces import (
     ITweens,
     IView,
 )
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm.exc import StaleDataError
 from zope.interface import implementedBy
@@ -37,6 +38,7 @@ from .columns import MYSQL
 from .command import PREFIX, factory_of, make_parser, run, summary
 from .features.csrf import CSRF
 from .host import dbsession_of
+from .reseal import census_of
 from .retry import PYRAMID_TM, TWEEN
 from .schema import findings_of_database
 from .session import SessionFactory
@@ -296,7 +298,9 @@ def _of_database(request: Any, config: SessionConfig) -> Iterator[Finding]:
     dbsession = dbsession_of(request, config.settings.dbsession_name)
     with _transaction(manager):
         try:
-            yield from findings_of_database(config, config.table.connection(dbsession))
+            connection = config.table.connection(dbsession)
+            yield from findings_of_database(config, connection)
+            yield from _of_encryption(config, connection)
         except SQLAlchemyError as exc:
             yield error("database", summary(exc))
             return
@@ -308,6 +312,35 @@ def _of_database(request: Any, config: SessionConfig) -> Iterator[Finding]:
             "is not joined to the transaction of the request:"
             " zope.sqlalchemy.register(dbsession, transaction_manager=request.tm)",
         )
+
+
+def _of_encryption(config: SessionConfig, connection: Connection) -> Iterator[Finding]:
+    seal = config.table.seal
+    if seal is None:
+        return
+    found = census_of(connection, config)
+    if found.lost:
+        yield error(
+            "encryption",
+            f"{found.lost} sessions cannot be read: their key is not in secret_key."
+            " Add it to the ring, or delete them",
+        )
+    if found.plain and not seal.accepts_plain:
+        yield error(
+            "encryption",
+            f"{found.plain} sessions cannot be read: they are not encrypted. Set"
+            " encrypted_accept_plain, and run pyramid_session_gc --reseal",
+        )
+    elif found.stale:
+        yield hint(
+            "encryption",
+            f"{found.stale} sessions are to be encrypted with the first key:"
+            " pyramid_session_gc --reseal",
+        )
+    if not found.stale:
+        yield ok("encryption", "all sessions are encrypted with the first key")
+    if seal.accepts_plain and not found.plain:
+        yield hint("encryption", "encrypted_accept_plain is not needed any more")
 
 
 @contextmanager

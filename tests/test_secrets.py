@@ -144,6 +144,11 @@ HARMLESS = {
     "name",  # that of the model
     "number",
     "seconds",
+    "level",
+    "view and view.module",  # what stands in the code
+    "view and view.function",
+    "type(error).__name__",
+    "line",
     "assigned('cookie_samesite', 'None', prefix)",  # from the settings
     "assigned('cookie_partitioned', True, prefix)",
     "', '.join(sorted(self._edits))",  # names of settings
