@@ -145,6 +145,7 @@ HARMLESS = {
     "number",
     "seconds",
     "level",
+    "text",  # how many rows were encrypted anew
     "view and view.module",  # what stands in the code
     "view and view.function",
     "type(error).__name__",
