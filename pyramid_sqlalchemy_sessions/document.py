@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from .codec import Codec
@@ -98,6 +98,11 @@ class Document:
         if type(value) not in _CONSTANT:
             self._lent.add(key)
         return value
+
+    def look(self, keys: Iterable[Any]) -> dict[Any, Any]:
+        """Return the working copy, for looking at these keys."""
+        self._seen.update(keys)
+        return self.content
 
     def all(self) -> dict[Any, Any]:
         """Return the working copy, for looking at all keys."""

@@ -125,10 +125,11 @@ class SessionDict(MutableMapping[Any, Any]):
         changes = dict(*args, **kw)
         visit, state = self._begin(), self._read()
         state.data.codec.check_keys(changes)
+        present = state.data.look(changes)
         differing = {
             key: value
             for key, value in changes.items()
-            if not (state.data.has(key) and _is_same(state.data.content[key], value))
+            if not (key in present and _is_same(present[key], value))
         }
         if not differing:
             state.is_used = True

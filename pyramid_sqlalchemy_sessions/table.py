@@ -180,6 +180,7 @@ class Table:
     def load(
         self,
         dbsession: Session,
+        connection: Connection,
         key: uuid.UUID,
         lock: bool,
     ) -> tuple[Row | None, Any]:
@@ -188,7 +189,6 @@ class Table:
         And the mapped object, if it came along. ``lock``: for an attempt after a
         conflict, others wait until this transaction ends.
         """
-        connection = self.connection(dbsession, writes=lock)
         if lock and connection.dialect.name == "sqlite":
             _run(connection, self._take_write_lock, {self._id: key})
         known = None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from itertools import count
-from pathlib import Path
-from runpy import run_path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -35,8 +33,6 @@ from ..workloads import Workload
 from .base import TIMEOUT, PyramidContender
 
 __all__ = ["Encrypted", "ListeningOnce", "Sessions"]
-
-_RECIPE = Path(__file__).parents[2] / "docs" / "examples" / "listen_once.py"
 
 
 class Sessions(PyramidContender):
@@ -124,12 +120,11 @@ class Encrypted(Sessions):
 
 
 class ListeningOnce(Sessions):
-    """With the recipe of docs/performance.rst, which spares the listeners."""
+    """With the library's own ``request.dbsession``."""
 
-    def get_tm_session(self, factory: Any) -> Any:
-        recipe = run_path(str(_RECIPE))
-        recipe["listen_once"](factory)
-        return recipe["get_tm_session"]
+    def add_dbsession(self, config: Configurator) -> None:
+        config.add_settings(dbengine=self.engine)
+        config.include("pyramid_sqlalchemy_sessions.dbsession")
 
 
 def _models(
