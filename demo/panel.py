@@ -67,8 +67,8 @@ def show_column(request: Any, row: WebSession, name: str) -> str:
 def mark_changes(request: Any, facts: dict[str, str]) -> set[str]:
     """Return the names of the facts that differ from what this browser was shown last.
 
-    A cookie of the panel's own keeps a checksum of each. In a new row only the id counts
-    as changed.
+    A cookie of the panel's own keeps a checksum of each. In a new row only the id
+    counts as changed.
     """
     sums = {name: f"{crc32(text.encode()):x}" for name, text in facts.items()}
     seen = request.cookies.get("panel", "").split("-")
