@@ -7,7 +7,6 @@ from typing import Any
 from pyramid.httpexceptions import HTTPSeeOther
 from pyramid.interfaces import ISessionFactory
 from pyramid.view import exception_view_config, view_config
-from sqlalchemy.orm import Session
 
 from pyramid_sqlalchemy_sessions import SessionStore
 
@@ -33,7 +32,7 @@ class MailFailed(Exception):
 )
 def devices(request: Any) -> dict[str, Any]:
     return {
-        "devices": store(request, request.dbsession).of_user(request.identity.id),
+        "devices": request.session_store.of_user(request.identity.id),
         "this": request.session.instance,
         "name_of": name_of,
         "clock": clock,
@@ -44,7 +43,7 @@ def devices(request: Any) -> dict[str, Any]:
 @view_config(route_name="end_device", request_method="POST", permission="view")
 def end_device(request: Any) -> Any:
     """Revoke one session, if it's one of the user's own."""
-    sessions = store(request, request.dbsession)
+    sessions = request.session_store
     for each in sessions.of_user(request.identity.id):
         if name_of(each) == request.POST["device"]:
             sessions.delete(each.id)
@@ -54,8 +53,7 @@ def end_device(request: Any) -> Any:
 
 @view_config(route_name="end_others", request_method="POST", permission="view")
 def end_others(request: Any) -> Any:
-    sessions = store(request, request.dbsession)
-    ended = sessions.revoke_user(request.identity.id, keep=request.session)
+    ended = request.session_store.revoke_user(request.identity.id, keep=request.session)
     request.session.flash(f"Other sessions that are over now: {ended}.")
     return HTTPSeeOther(request.route_path("devices"))
 
@@ -82,7 +80,7 @@ def change_password(request: Any) -> Any:
     session, user, form = request.session, request.identity, request.POST
     user.set_password(form["new"])
     request.dbsession.flush()  # locks the user's row: logins wait for the new password
-    ended = store(request, request.dbsession).revoke_user(user.id, keep=session)
+    ended = request.session_store.revoke_user(user.id, keep=session)
     session.authenticate(user.id)
     session.flash(f"You have a new password. Other sessions that are over: {ended}.")
     send_mail(ended, mail_fails="mail_fails" in form)
@@ -100,19 +98,15 @@ def mail_failed(request: Any) -> dict[str, Any]:
     """Show both sides of the rollback, which hasn't happened yet."""
     request.response.status_int = 500
     user = request.identity
+    factory = request.registry.getUtility(ISessionFactory)
     with request.registry["dbsession_factory"]() as other:
         return {
             "ended": request.exception.ended,
-            "left": len(store(request, other).of_user(user.id)) - 1,
+            "left": len(SessionStore(other, factory).of_user(user.id)) - 1,
             "is_new": other.get_one(User, user.id).has_password(request.POST["new"]),
             "messages": request.session.peek_flash(),
             "code": source(change_password, mail_failed),
         }
-
-
-def store(request: Any, dbsession: Session) -> SessionStore:
-    """Return all sessions of the application, in the transaction of the dbsession."""
-    return SessionStore(dbsession, request.registry.getUtility(ISessionFactory))
 
 
 def name_of(device: WebSession) -> str:

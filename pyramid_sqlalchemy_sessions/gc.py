@@ -13,7 +13,8 @@ from sqlalchemy import delete
 from sqlalchemy.engine import Engine
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from .collector import can_expire, count_expired, delete_expired
+from .after_commit import send
+from .collector import Report, can_expire, count_expired, delete_expired
 from .command import factory_of, make_parser, run
 from .host import dbsession_of
 from .session_config import SessionConfig
@@ -77,8 +78,11 @@ def _collect(request: Any, arguments: argparse.Namespace) -> int:
         log.info("%d of %s have expired; none was deleted.", number, name)
         return 0
     number = 0
+    report = Report.wanted(config, send)
     with _bar(engine, config, arguments.quiet) as bar:
-        for batch in delete_expired(engine, config, arguments.batch_size):
+        for batch in delete_expired(
+            engine, config, arguments.batch_size, report=report
+        ):
             number += batch
             bar.update(batch)
     seconds = time.monotonic() - started

@@ -139,6 +139,13 @@ def test_absolute_timeout_counts_anew(browser, clock):
     assert browser.ask(lambda session: session.new)
 
 
+def test_absolute_timeout_by_a_clock_that_was_set_back(browser, clock):
+    """It counts from the beginning of the session then."""
+    clock.shift(-500)
+    browser.visit(changes(idle_timeout=None, absolute_timeout=60))
+    assert browser.ask(lambda session: session.settings.absolute_timeout) == 60
+
+
 def test_absolute_timeout_of_an_old_session(open_browser, clock):
     """It may end later than any timeout could let it from the beginning on."""
     browser = open_browser(Own)
