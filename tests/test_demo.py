@@ -1053,6 +1053,35 @@ def test_step_up_on_every_database(database_url, clock):
     app.registry["dbsession_factory"].kw["bind"].dispose()
 
 
+@pytest.mark.parametrize("method", ["has_password", "set_password"])
+def test_old_password_does_not_survive_a_change(database_url, monkeypatch, method):
+    """Neither a login that has checked it, nor another change that was asked for."""
+    app = demo.main({}, **{**settings_of_ini(), "sqlalchemy.url": database_url})
+    one, two = Browser(app), Browser(app)
+    one.log_in()
+    original = getattr(User, method)
+
+    def change_meanwhile(user, password):
+        result = original(user, password)
+        monkeypatch.undo()
+        change_password(one)
+        return result
+
+    if method == "has_password":
+        form = form_of(two.get("/login"), "/login")
+        form["name"], form["password"] = "alice", USERS["alice"]
+    else:
+        two.log_in()
+        form = form_of(two.get("/sessions/password"), "/sessions/password")
+        form["new"] = "jabberwocky"
+    monkeypatch.setattr(User, method, change_meanwhile)
+    form.submit(expect_errors=True)
+    assert not is_logged_in(two)
+    assert is_logged_in(one)
+    assert two.log_in(password="looking-glass").location.endswith("/account")
+    app.registry["dbsession_factory"].kw["bind"].dispose()
+
+
 def test_mail_that_fails(devices):
     """If the mail fails, the old password is back, and so is everybody."""
     one, two = devices
