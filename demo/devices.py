@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyramid.httpexceptions import HTTPSeeOther
+from pyramid.httpexceptions import HTTPForbidden, HTTPSeeOther
 from pyramid.interfaces import ISessionFactory
 from pyramid.view import exception_view_config, view_config
 
@@ -13,6 +13,7 @@ from pyramid_sqlalchemy_sessions import SessionStore
 from .confirm import ask_again
 from .models import User, WebSession
 from .panel import clock, source
+from .security import is_unchanged
 
 #: For how many seconds after a login the password can be changed without asking again.
 #: It's so short that you can see it happen.
@@ -66,7 +67,8 @@ def end_others(request: Any) -> Any:
     renderer="templates/password.jinja2",
 )
 def password_form(request: Any) -> dict[str, Any]:
-    return {"fresh": FRESH, "code": source(password_form, change_password, ask_again)}
+    functions = password_form, change_password, is_unchanged, ask_again
+    return {"fresh": FRESH, "code": source(*functions)}
 
 
 @view_config(
@@ -78,8 +80,9 @@ def password_form(request: Any) -> dict[str, Any]:
 def change_password(request: Any) -> Any:
     """Log out everyone who knew the old password, once the new one is stored."""
     session, user, form = request.session, request.identity, request.POST
+    if not is_unchanged(request.dbsession, user):
+        raise HTTPForbidden
     user.set_password(form["new"])
-    request.dbsession.flush()  # locks the user's row: logins wait for the new password
     ended = request.session_store.revoke_user(user.id, keep=session)
     session.authenticate(user.id)
     session.flash(f"You have a new password. Other sessions that are over: {ended}.")
