@@ -28,11 +28,13 @@ except ImportError:  # pragma: no cover - depends on what is installed
 
 __all__ = [
     "COMMITTING",
+    "ZOPE_EVENTS",
     "Phase",
     "commits_after_exception_view",
     "csrf_key_of",
     "dbsession_of",
     "end_abandoned",
+    "error_of",
     "has_written",
     "in_exception_view",
     "in_subrequest",
@@ -46,6 +48,9 @@ __all__ = [
     "vary_with",
     "will_be_retried",
 ]
+
+#: Where a dbsession of our include keeps what zope.sqlalchemy's listeners do.
+ZOPE_EVENTS = "pyramid_sqlalchemy_sessions.zope_events"
 
 # Values of a transaction's ``status``, which ITransaction documents.
 COMMITTING = "Committing"
@@ -188,6 +193,7 @@ def _made_like(dbsession: Session) -> Session:
             setattr(twin, name, value)
     dispatch._update(dbsession.dispatch, only_propagate=False)
     # But not zope.sqlalchemy's, which would let it join the application's manager.
+    twin.info.pop(ZOPE_EVENTS, None)
     zope = datamanager.ZopeTransactionEvents
     for name in vars(zope):
         listeners: Any = getattr(getattr(dispatch, name, None), "listeners", ())
@@ -253,9 +259,14 @@ def commits_after_exception_view(request: Any) -> bool:
     )
 
 
+def error_of(request: Any) -> BaseException | None:
+    """Return the present exception of the request, also if a view has answered it."""
+    return request.__dict__.get("exception") or sys.exc_info()[1]
+
+
 def will_be_retried(request: Any) -> bool:
     """Tell whether pyramid_retry is going to try again after the present exception."""
-    error: Any = request.__dict__.get("exception") or sys.exc_info()[1]
+    error = error_of(request)
     return (
         pyramid_retry is not None
         and error is not None

@@ -23,8 +23,8 @@ from .session_dict import SessionDict, Visitor
 from .session_settings import SessionSettings
 from .settings import DefaultSettings
 from .state import State
+from .traced_visit import visit_for
 from .upkeep import end_of
-from .visit import Visit
 from .watch import watch_dbsessions
 
 __all__ = [
@@ -314,7 +314,7 @@ class SessionFactory:
         return tuple(each.mixin.__name__ for each in self.config.features)
 
     def __call__(self, request: Any) -> Session:
-        return Session(self.config, lambda: Visit(self.config, request))
+        return Session(self.config, lambda: visit_for(self.config, request))
 
     def __repr__(self) -> str:
         return f"<{type(self).__qualname__} of {self.model_class.__qualname__}>"
@@ -326,8 +326,8 @@ def get_session_factory(
     """Make a session factory, for ``config.set_session_factory``.
 
     ``serializer`` encrypts the cookie: an AESGCMSerializer. ``model_class`` is the
-    model. The other arguments are settings, as text or as Python values. Raises
-    ConfigurationError, which names the setting, its value and what would be valid.
+    model; for EncryptedDataMixin ``data_keys`` is what AESGCMSerializer takes. All else
+    is settings, as text or Python values. Raises ConfigurationError, which names them.
     """
     watch_dbsessions()
     return SessionFactory(SessionConfig.make(serializer, model_class, kw))
