@@ -6,12 +6,12 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import delete
 from sqlalchemy.engine import Engine
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from .collector import can_expire, count_expired, delete_expired
 from .command import factory_of, make_parser, run
@@ -77,10 +77,10 @@ def _collect(request: Any, arguments: argparse.Namespace) -> int:
         log.info("%d of %s have expired; none was deleted.", number, name)
         return 0
     number = 0
-    with _bar(engine, config, arguments.quiet) as bar:
+    with _progress(engine, config, arguments.quiet) as show:
         for batch in delete_expired(engine, config, arguments.batch_size):
             number += batch
-            bar.update(batch)
+            show(batch)
     seconds = time.monotonic() - started
     log.info("Deleted %d expired of %s in %.1f s.", number, name, seconds)
     return 0
@@ -90,13 +90,43 @@ def _be_silent(message: str) -> None:
     pass
 
 
-def _bar(engine: Engine, config: SessionConfig, quiet: bool) -> Any:
-    """Return a progress bar, which nobody sees unless there is a terminal."""
+@contextmanager
+def _progress(
+    engine: Engine, config: SessionConfig, quiet: bool
+) -> Iterator[Callable[[int], object]]:
+    """Yield what shows, on a terminal, that so many more sessions are deleted.
+
+    That's a progress bar if tqdm is installed, and else a line every other second.
+    """
     if quiet or not sys.stderr.isatty():
-        return tqdm(disable=True)
-    return tqdm(
-        total=count_expired(engine, config), desc="Expired sessions", unit=" sessions"
-    )
+        yield lambda number: None
+        return
+    total = count_expired(engine, config)
+    try:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+    except ImportError:
+        lines = _Lines(total)
+        yield lines.add
+        lines.show()
+    else:
+        with tqdm(total=total, desc="Expired sessions", unit=" sessions") as bar:
+            yield bar.update
+
+
+class _Lines:
+    def __init__(self, total: int):
+        self.total = total
+        self.done = 0
+        self.due = time.monotonic()
+
+    def add(self, number: int) -> None:
+        self.done += number
+        if time.monotonic() >= self.due:
+            self.show()
+
+    def show(self) -> None:
+        print(f"Expired sessions: {self.done}/{self.total} deleted", file=sys.stderr)
+        self.due = time.monotonic() + 2
 
 
 def _engine_of(request: Any, config: SessionConfig) -> Engine:
