@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import textwrap
+import xml.etree.ElementTree as ET
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -166,3 +167,19 @@ def test_screenshots():
     for picture in pictures:
         assert picture.stat().st_size < 150_000
         assert f"_static/{picture.name}" in pages
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs" / "pictures").iterdir()), ids=lambda each: each.stem
+)
+def test_drawing(path):
+    """It's on one page, and says in words what it shows."""
+    pages = "".join(each.read_text("utf-8") for each in ROOT.glob("docs/*.rst"))
+    assert pages.count(f"   :file: pictures/{path.name}\n") == 1
+    svg = "{http://www.w3.org/2000/svg}"
+    drawing = ET.parse(path).getroot()
+    title, description = drawing.find(f"{svg}title"), drawing.find(f"{svg}desc")
+    assert title.text
+    assert description.text
+    ids = f"{title.get('id')} {description.get('id')}"
+    assert drawing.get("aria-labelledby") == ids
