@@ -7,11 +7,11 @@ from typing import Any
 from pyramid.httpexceptions import HTTPSeeOther
 from pyramid.interfaces import ISessionFactory
 from pyramid.view import exception_view_config, view_config
-from sqlalchemy.orm import Session
 
 from pyramid_sqlalchemy_sessions import SessionStore
 
 from .models import User, WebSession
+from .security import is_unchanged
 from .views import clock, source
 
 
@@ -28,18 +28,18 @@ class MailFailed(Exception):
 )
 def devices(request: Any) -> dict[str, Any]:
     return {
-        "devices": store(request, request.dbsession).of_user(request.identity.id),
+        "devices": request.session_store.of_user(request.identity.id),
         "this": request.session.instance,
         "name_of": name_of,
         "clock": clock,
-        "code": source(end_device, end_others, change_password),
+        "code": source(end_device, end_others, change_password, is_unchanged),
     }
 
 
 @view_config(route_name="end_device", request_method="POST", permission="view")
 def end_device(request: Any) -> Any:
     """End one session, if it is one of the user's own."""
-    sessions = store(request, request.dbsession)
+    sessions = request.session_store
     for each in sessions.of_user(request.identity.id):
         if name_of(each) == request.POST["device"]:
             sessions.delete(each.id)
@@ -49,8 +49,7 @@ def end_device(request: Any) -> Any:
 
 @view_config(route_name="end_others", request_method="POST", permission="view")
 def end_others(request: Any) -> Any:
-    sessions = store(request, request.dbsession)
-    ended = sessions.revoke_user(request.identity.id, keep=request.session)
+    ended = request.session_store.revoke_user(request.identity.id, keep=request.session)
     request.session.flash(f"Other sessions that are over now: {ended}.")
     return HTTPSeeOther(request.route_path("devices"))
 
@@ -59,12 +58,12 @@ def end_others(request: Any) -> Any:
 def change_password(request: Any) -> Any:
     """Whoever knew the old password is out when the new one is stored."""
     session, user, form = request.session, request.identity, request.POST
-    if not user.has_password(form["old"]):
+    is_right = user.has_password(form["old"])
+    if not (is_right and is_unchanged(request.dbsession, user)):
         session.flash("That is not your password.", "error")
         return HTTPSeeOther(request.route_path("devices"))
     user.set_password(form["new"])
-    sessions = store(request, request.dbsession)
-    ended = sessions.revoke_user(user.id, keep=session)
+    ended = request.session_store.revoke_user(user.id, keep=session)
     session.authenticate(user.id)
     session.flash(f"You have a new password. Other sessions that are over: {ended}.")
     send_mail(ended, mail_fails="mail_fails" in form)
@@ -82,19 +81,15 @@ def mail_failed(request: Any) -> dict[str, Any]:
     """Show both sides of the rollback, which is still to come."""
     request.response.status_int = 500
     user = request.identity
+    factory = request.registry.getUtility(ISessionFactory)
     with request.registry["dbsession_factory"]() as other:
         return {
             "ended": request.exception.ended,
-            "left": len(store(request, other).of_user(user.id)) - 1,
+            "left": len(SessionStore(other, factory).of_user(user.id)) - 1,
             "is_new": other.get_one(User, user.id).has_password(request.POST["new"]),
             "messages": request.session.peek_flash(),
             "code": source(change_password, mail_failed),
         }
-
-
-def store(request: Any, dbsession: Session) -> SessionStore:
-    """Return all sessions of the application, in the transaction of the dbsession."""
-    return SessionStore(dbsession, request.registry.getUtility(ISessionFactory))
 
 
 def name_of(device: WebSession) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyramid.request import RequestLocalCache
 from pyramid.security import Allowed, Denied
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from pyramid_sqlalchemy_sessions import UserSessionAuthenticationHelper
 
@@ -58,7 +58,21 @@ def find_user(dbsession: Any, name: str, password: str) -> User | None:
     """Return the user with this name and password, None if there is none."""
     user = dbsession.scalars(select(User).where(User.name == name)).one_or_none()
     is_right = (user or _NOBODY).has_password(password)
-    return user if is_right else None
+    if user is None or not is_right or not is_unchanged(dbsession, user):
+        return None
+    return user
+
+
+def is_unchanged(dbsession: Any, user: User) -> bool:
+    """Lock the user's row, and tell whether the password is still the one checked.
+
+    A login that has checked the old password waits for a change, and then fails. The
+    lock is an UPDATE because SQLite has no FOR UPDATE.
+    """
+    known = user.password_hash
+    dbsession.execute(update(User).where(User.id == user.id).values(name=User.name))
+    query = select(User.password_hash).where(User.id == user.id)
+    return dbsession.scalar(query.with_for_update(key_share=True)) == known
 
 
 def path_of_this_site(url: str | None, default: str) -> str:

@@ -51,6 +51,9 @@ class CounterViews:
 
 # Scene 2: logging in and out.
 
+#: How many devices a user can be logged in on; another login ends the oldest session.
+MOST_SESSIONS = 5
+
 
 @view_config(
     route_name="login", request_method="GET", renderer="templates/login.jinja2"
@@ -75,6 +78,7 @@ def login(request: Any) -> Any:
         return HTTPSeeOther(request.route_path("login", _query=query))
     before = trace(request)
     remember(request, user.id)
+    request.session_store.limit_user(user.id, MOST_SESSIONS, keep=session)
     session["before"] = before
     session.flash(f"Welcome, {user.name}.")
     return HTTPSeeOther(next_path)

@@ -6,7 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pyramid.csrf import LegacySessionCSRFStoragePolicy, SessionCSRFStoragePolicy
-from pyramid.interfaces import IApplicationCreated, ICSRFStoragePolicy
+from pyramid.interfaces import (
+    IApplicationCreated,
+    ICSRFStoragePolicy,
+    ISessionFactory,
+)
 
 from .authn import UserSessionAuthenticationHelper, UserSessionAuthenticationPolicy
 from .config import (
@@ -23,6 +27,7 @@ from .events import (
     SessionExpiredEvent,
     SessionRevokedEvent,
     SessionRotatedEvent,
+    SessionsCollectedEvent,
 )
 from .exceptions import (
     ConfigurationError,
@@ -32,6 +37,7 @@ from .exceptions import (
     SettingsError,
     TransactionRequiredError,
 )
+from .host import dbsession_of
 from .model import (
     AbsoluteMixin,
     BaseMixin,
@@ -98,6 +104,7 @@ __all__ = [
     "SessionRevokedEvent",
     "SessionRotatedEvent",
     "SessionStore",
+    "SessionsCollectedEvent",
     "SettingsError",
     "StoredSession",
     "TransactionRequiredError",
@@ -150,6 +157,8 @@ _LAST = 1_000_000
 def includeme(config: Any) -> None:
     """Set up the sessions of an application from its ``session.*`` settings.
 
+    Requests get ``session`` and ``session_store``, a SessionStore on their dbsession.
+
     ``session.secret_key`` and ``session.model_class`` are required. Raises
     ConfigurationError for a setting that is unknown, missing or invalid.
 
@@ -171,6 +180,7 @@ def includeme(config: Any) -> None:
     factory = session_factory_from_settings(settings, config.maybe_dotted)
     hide_secret(settings)
     config.set_session_factory(factory)
+    config.add_request_method(_session_store, "session_store", reify=True)
     config.include(".view_options")
     config.action(None, introspectables=(_introspectable(config, factory),))
     settings.setdefault("tm.annotate_user", False)
@@ -178,6 +188,17 @@ def includeme(config: Any) -> None:
         registry = config.registry
         config.action(None, _keep_token_in_dict, (registry,), order=_LAST)
         registry.registerHandler(_on_application_created, (IApplicationCreated,))
+
+
+def _session_store(request: Any) -> SessionStore:
+    """Return the store of the sessions of which ``request.session`` is one."""
+    from .store import SessionStore
+    from .store_base import config_of
+
+    factory = request.registry.queryUtility(ISessionFactory)
+    config = config_of(factory)
+    dbsession = dbsession_of(request, config.settings.dbsession_name)
+    return SessionStore(dbsession, factory)
 
 
 def _introspectable(config: Any, factory: SessionFactory) -> Any:

@@ -9,9 +9,12 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 from zope.interface import implementedBy
 
-from .events import SessionEvent
+from .events import SessionEvent, SessionsCollectedEvent
 
 __all__ = ["is_heard", "send", "tell"]
+
+#: What can be told of.
+Told = SessionEvent | SessionsCollectedEvent
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -19,7 +22,7 @@ log: logging.Logger = logging.getLogger(__name__)
 _KEY = "pyramid_sqlalchemy_sessions.outbox"
 
 
-def is_heard(registry: Any, kind: type[SessionEvent]) -> bool:
+def is_heard(registry: Any, kind: type[Told]) -> bool:
     """Tell whether anybody subscribes to these events."""
     return bool(
         registry.has_listeners
@@ -27,7 +30,7 @@ def is_heard(registry: Any, kind: type[SessionEvent]) -> bool:
     )
 
 
-def send(registry: Any, told: SessionEvent) -> None:
+def send(registry: Any, told: Told) -> None:
     """Notify the subscribers. What they raise is logged: nothing can be undone."""
     try:
         registry.notify(told)
@@ -35,7 +38,7 @@ def send(registry: Any, told: SessionEvent) -> None:
         log.exception("A subscriber failed; what it was told of is stored.")
 
 
-def tell(dbsession: Session, registry: Any, told: SessionEvent) -> None:
+def tell(dbsession: Session, registry: Any, told: Told) -> None:
     """Send the event if the dbsession's transaction is committed, and somebody listens.
 
     Otherwise the dbsession gets no listeners, which would make it slower.
@@ -55,12 +58,12 @@ class _Outbox:
     """
 
     def __init__(self, dbsession: Session):
-        self._kept: list[tuple[SessionTransaction | None, Any, SessionEvent]] = []
-        self._committed: list[tuple[Any, SessionEvent]] = []
+        self._kept: list[tuple[SessionTransaction | None, Any, Told]] = []
+        self._committed: list[tuple[Any, Told]] = []
         event.listen(dbsession, "after_commit", self._after_commit)
         event.listen(dbsession, "after_transaction_end", self._after_end)
 
-    def put(self, dbsession: Session, registry: Any, told: SessionEvent) -> None:
+    def put(self, dbsession: Session, registry: Any, told: Told) -> None:
         """Keep an event, to be sent if what it tells of is committed."""
         savepoint = dbsession.get_nested_transaction()
         self._kept.append((savepoint, registry, told))

@@ -35,11 +35,11 @@ class Answer:
         """Decide what the commit makes of the cookie."""
         if decision is None:
             return
-        before = self.staged
-        if before is not None:  # of what was persisted, and no browser has
-            is_again = before.is_again and decision.is_again
-            moved_from = before.moved_from or decision.moved_from
-            decision = decision._replace(is_again=is_again, moved_from=moved_from)
+        if self.staged is not None and not self.staged.is_again:
+            decision = decision._replace(is_again=False)
+        before = self.staged or self.decision
+        if before is not None and decision.ticket is not None:
+            decision = decision.after(before)
         self.staged = decision
         if decision.ticket is not None:
             self._sealed = self._config.cookie.seal(decision.ticket)

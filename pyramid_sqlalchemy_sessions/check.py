@@ -11,8 +11,18 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
+from pyramid.authentication import (
+    SessionAuthenticationHelper,
+    SessionAuthenticationPolicy,
+)
 from pyramid.csrf import LegacySessionCSRFStoragePolicy
-from pyramid.interfaces import ICSRFStoragePolicy, ISessionFactory, ITweens
+from pyramid.interfaces import (
+    IAuthenticationPolicy,
+    ICSRFStoragePolicy,
+    ISecurityPolicy,
+    ISessionFactory,
+    ITweens,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from .check_findings import Finding, error, hint, ok
@@ -72,6 +82,7 @@ def _findings(request: Any, factory: SessionFactory, prefix: str) -> Iterator[Fi
     yield from _of_cookie(config)
     yield from _of_timeouts(config)
     yield from _of_csrf(config, request.registry)
+    yield from _of_logins(request.registry)
     yield from _of_transactions(request)
     yield from _of_database(request, config)
 
@@ -174,6 +185,32 @@ def _of_csrf(config: SessionConfig, registry: Any) -> Iterator[Finding]:
             " CSRFMixin: add it, or"
             " config.set_csrf_storage_policy(SessionCSRFStoragePolicy())",
         )
+
+
+def _of_logins(registry: Any) -> Iterator[Finding]:
+    """Look where policies are registered, and at what these hold."""
+    for policy in (
+        registry.queryUtility(IAuthenticationPolicy),
+        registry.queryUtility(ISecurityPolicy),
+    ):
+        held = {**vars(type(policy)), **getattr(policy, "__dict__", {})}
+        for each in (policy, *held.values()):
+            if getattr(type(each), "remember", None) in _WITHOUT_ROTATION:
+                yield hint(
+                    "logins",
+                    f"Pyramid's {type(each).__name__} does not replace the session's"
+                    " cookie at a login (session fixation), unless your login view"
+                    " calls request.session.rotate(). Use"
+                    " UserSessionAuthenticationHelper",
+                )
+                break
+
+
+#: How Pyramid logs in, by a key of the session's dict.
+_WITHOUT_ROTATION = (
+    SessionAuthenticationHelper.remember,
+    SessionAuthenticationPolicy.remember,
+)
 
 
 def _of_transactions(request: Any) -> Iterator[Finding]:

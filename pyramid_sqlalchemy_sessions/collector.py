@@ -3,16 +3,61 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from pyramid.threadlocal import get_current_registry, get_current_request
 from sqlalchemy.engine import Connection, Engine
 
+from .after_commit import is_heard
+from .events import SessionExpiredEvent, SessionsCollectedEvent
 from .session_config import SessionConfig
-from .walks import Turn, walk_of
+from .turns import Turn
+from .walks import Gone, walk_of
 
-__all__ = ["can_expire", "count_expired", "delete_expired"]
+__all__ = ["Report", "can_expire", "count_expired", "delete_expired"]
+
+
+class Report:
+    """Tells the subscribers of the application what was collected."""
+
+    def __init__(self, config: SessionConfig, send: Callable[[Any, Any], None]):
+        self._config = config
+        registry = get_current_registry()
+        self._send = partial(send, registry)
+        self._tells_each = is_heard(registry, SessionExpiredEvent)
+        self._counts: Counter[str] = Counter()
+
+    @classmethod
+    def wanted(
+        cls, config: SessionConfig, send: Callable[[Any, Any], None]
+    ) -> Report | None:
+        """Return a report, None if there is no subscriber.
+
+        ``send`` gets the registry and an event.
+        """
+        registry = get_current_registry()
+        kinds = (SessionExpiredEvent, SessionsCollectedEvent)
+        wanted = any(is_heard(registry, kind) for kind in kinds)
+        return cls(config, send) if wanted else None
+
+    def add(self, gone: Sequence[Gone]) -> None:
+        """Tell of each session."""
+        request = get_current_request()
+        for key, userid, cause in gone:
+            self._counts[cause] += 1
+            if self._tells_each:
+                fingerprint = self._config.cookie.fingerprint(key)
+                self._send(SessionExpiredEvent(request, fingerprint, userid, cause))
+
+    def end(self) -> None:
+        """Tell how many there were, if there were any."""
+        if self._counts:
+            counts = dict(self._counts)
+            self._send(SessionsCollectedEvent(get_current_request(), counts))
 
 
 def can_expire(config: SessionConfig) -> bool:
@@ -32,6 +77,7 @@ def delete_expired(
     config: SessionConfig,
     batch_size: int | None = None,
     limit: int | None = None,
+    report: Report | None = None,
 ) -> Iterator[int]:
     """Delete the sessions that have expired by now; yield the number of each batch.
 
@@ -41,19 +87,36 @@ def delete_expired(
 
     ``batch_size`` is the most that a batch deletes, by default what is best for the
     database; ``limit`` is the most that all batches delete. A row that somebody else
-    has locked is left for the next time where the database can skip it.
+    has locked is left for the next time where the database can skip it. ``report`` is
+    told of each batch.
     """
+    try:
+        yield from _batches(bind, config, batch_size, limit, report)
+    finally:
+        if report is not None:
+            report.end()
+
+
+def _batches(
+    bind: Engine | Connection,
+    config: SessionConfig,
+    batch_size: int | None,
+    limit: int | None,
+    report: Report | None,
+) -> Iterator[int]:
     with _connected(bind) as turn:
-        walk = walk_of(turn, config)
+        walk = walk_of(turn, config, report is not None)
         if walk is None:
             return
         size = walk.size if batch_size is None else batch_size
         left = sys.maxsize if limit is None else limit
         for chunk in walk.chunks(turn, size):
             while wanted := min(size, left):
-                number = turn(walk.delete, chunk, wanted)
+                number, gone = turn(walk.delete, chunk, wanted)
                 left -= number
                 if number:
+                    if report is not None:
+                        report.add(gone)
                     yield number
                     turn.pause(walk.pause)
                 if number < wanted or not walk.leaves_some:

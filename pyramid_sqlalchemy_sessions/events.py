@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 __all__ = (
@@ -13,6 +14,7 @@ __all__ = (
     "SessionExpiredEvent",
     "SessionRevokedEvent",
     "SessionRotatedEvent",
+    "SessionsCollectedEvent",
 )
 
 
@@ -123,9 +125,25 @@ class SessionRevokedEvent(SessionEvent):
 
 
 class SessionExpiredEvent(SessionEvent):
-    """Sent after a session was deleted that had expired when its cookie came back.
+    """Sent after a session was deleted that had expired.
 
-    `cause` is "idle" or "absolute". Sessions that `pyramid_session_gc` or
-    `SessionStore.delete_expired` delete are not reported one by one: both tell how many
-    there were.
+    `cause` is "idle" or "absolute". It was deleted when its cookie came back, or by
+    `pyramid_session_gc` or `SessionStore.delete_expired`: see `SessionsCollectedEvent`.
     """
+
+
+class SessionsCollectedEvent:
+    """Sent after expired sessions were deleted in bulk, if there were any.
+
+    That's once for each run of `pyramid_session_gc`, whose request and registry are
+    those of the application that it starts, and for each `SessionStore.delete_expired`
+    that is committed. `counts` says how many, by cause: "idle" or "absolute". It is no
+    `SessionEvent`. What a handler raises is logged, and changes nothing.
+    """
+
+    def __init__(self, request: Any, counts: Mapping[str, int]) -> None:
+        self.request = request
+        self.counts = counts
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {dict(self.counts)}>"

@@ -6,14 +6,15 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import delete
 from sqlalchemy.engine import Engine
 
-from .collector import can_expire, count_expired, delete_expired
+from .after_commit import send
+from .collector import Report, can_expire, count_expired, delete_expired
 from .command import factory_of, make_parser, run
 from .host import dbsession_of
 from .session_config import SessionConfig
@@ -77,8 +78,11 @@ def _collect(request: Any, arguments: argparse.Namespace) -> int:
         log.info("%d of %s have expired; none was deleted.", number, name)
         return 0
     number = 0
+    report = Report.wanted(config, send)
     with _progress(engine, config, arguments.quiet) as show:
-        for batch in delete_expired(engine, config, arguments.batch_size):
+        for batch in delete_expired(
+            engine, config, arguments.batch_size, report=report
+        ):
             number += batch
             show(batch)
     seconds = time.monotonic() - started
@@ -93,7 +97,7 @@ def _be_silent(message: str) -> None:
 @contextmanager
 def _progress(
     engine: Engine, config: SessionConfig, quiet: bool
-) -> Iterator[Callable[[int], object]]:
+) -> Generator[Callable[[int], object]]:
     """Yield what shows, on a terminal, that so many more sessions are deleted.
 
     That's a progress bar if tqdm is installed, and else a line every other second.

@@ -52,6 +52,19 @@ class Decision(NamedTuple):
     #: path or domain: that one is deleted.
     moved_from: DefaultSettings | None = None
 
+    def after(self, before: Decision) -> Decision:
+        """Return the same as it is after another one that no browser has seen."""
+        was = before.moved_from or (before.settings if before.ticket is None else None)
+        return self.instead_of(was or self.moved_from)
+
+    def instead_of(self, was: DefaultSettings | None) -> Decision:
+        """Return the same for a browser that has a cookie with those settings."""
+        is_there = was is None or (
+            (was.cookie_path, was.cookie_domain)
+            == (self.settings.cookie_path, self.settings.cookie_domain)
+        )
+        return self._replace(moved_from=None if is_there else was)
+
 
 def decide(config: SessionConfig, outcome: Outcome) -> Decision | None:
     """Decide what becomes of the cookie once the transaction is committed."""
@@ -62,27 +75,12 @@ def decide(config: SessionConfig, outcome: Outcome) -> Decision | None:
     settings = config.settings_of(after)
     if outcome.before is None or outcome.is_rotated or outcome.has_new_attributes:
         candidate = after.get("renewal_next")  # which a new or rotated one has not
-        return Decision(
-            Ticket(after["id"], candidate or after["renewal_id"]),
-            settings,
-            outcome.has_new_attributes,
-            _moved_from(config, outcome, settings),
-        )
+        ticket = Ticket(after["id"], candidate or after["renewal_id"])
+        rows = (outcome.before, *(end.row for end in outcome.ended))
+        was = next((row for row in rows if row is not None), None)
+        decision = Decision(ticket, settings, outcome.has_new_attributes)
+        return decision.instead_of(None if was is None else config.settings_of(was))
     return outcome.again and Decision(outcome.again, settings, is_again=True)
-
-
-def _moved_from(
-    config: SessionConfig, outcome: Outcome, settings: DefaultSettings
-) -> DefaultSettings | None:
-    """Return the settings of the cookie before, if it's for another path or domain."""
-    rows = (outcome.before, *(end.row for end in outcome.ended))
-    for row in rows:
-        if row is not None:
-            was = config.settings_of(row)
-            place = (was.cookie_path, was.cookie_domain)
-            is_same = place == (settings.cookie_path, settings.cookie_domain)
-            return None if is_same else was
-    return None
 
 
 def events_of(state: State, outcome: Outcome) -> list[SessionEvent]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, literal, or_
+from sqlalchemy import BigInteger, ColumnElement, case, literal, or_
 
 from .cookie import CookieAttributes, SessionCookie
 from .exceptions import ConfigurationError, InconsistentDataError
@@ -49,6 +49,7 @@ class SessionConfig:
     witnesses: tuple[Feature, ...]  # those that note what a request tells
     own_settings: tuple[str, ...]  # those that each session has of its own
     own_columns: tuple[str, ...]  # those that the application changes
+    setting_columns: tuple[str, ...]  # those of them that hold own settings
     clock: Callable[[], int]
     _kinds: frozenset[type]
     isolation: Isolation = field(default_factory=Isolation, repr=False)
@@ -103,6 +104,7 @@ class SessionConfig:
             _those_with("note", features),
             tuple(name for each in features for name in each.settings),
             tuple(name for each in features for name in each.own_columns),
+            tuple(n for each in features if each.settings for n in each.own_columns),
             clock,
             frozenset(kind for each in features for kind in type(each).__mro__),
         )
@@ -152,6 +154,18 @@ class SessionConfig:
         """Return the SQL for "expired at the time now"; None if nothing can expire."""
         at = literal(now, BigInteger)
         return _expired(self.features, self.settings, self.table.columns, at)
+
+    def cause(self, now: int) -> ColumnElement[str]:
+        """Return the SQL for what has ended an expired session, by the time now."""
+        columns, at = self.table.columns, literal(now, BigInteger)
+        conditions = [
+            (each.expired(columns, self.settings, at), each.cause)
+            for each in self.timeouts
+        ]
+        known = [
+            (is_over, cause) for is_over, cause in conditions if is_over is not None
+        ]
+        return case(*known)
 
     @property
     def may_be_lasting(self) -> bool:

@@ -15,6 +15,7 @@ __all__ = [
     "DOMAIN",
     "FLAG",
     "IDENTIFIER",
+    "LONGEST",
     "NAME",
     "PATH",
     "PERCENT",
@@ -160,7 +161,9 @@ DOMAIN = Kind(
 FLAG = Kind("true or false", _flag_value)
 AUTO_FLAG = Kind("true, false or auto", _auto_flag_value)
 SAMESITE = Kind("Lax, Strict, None or empty", _samesite_text)
-SECONDS = _whole_number(1, 100_000_000, "seconds")
+#: Of all times, in seconds: three years.
+LONGEST = 100_000_000
+SECONDS = _whole_number(1, LONGEST, "seconds")
 SHORT = _whole_number(1, 32767, "seconds")
 SHORT_OR_ZERO = _whole_number(0, 32767, "seconds")
 PERCENT = _whole_number(1, 100, "percent")

@@ -115,12 +115,14 @@ def _update(
     table = state.config.table
     while changes is not None and state.loaded is not None:
         extend_to = None if due is None or "idle_expire" in changes else due.extend_to
-        # A cookie is sent again only as it is: a renewal doesn't raise the version.
-        is_as_it_is = state.has_new_attributes and not state.is_rotated
+        is_rotated, has_new_attributes = state.is_rotated, state.has_new_attributes
+        # A renewal doesn't raise the version, and these depend on what it has done.
+        is_as_it_is = has_new_attributes or "renewal_previous" in changes
+        is_as_it_is &= not is_rotated
         if table.update(connection, state.loaded, changes, extend_to, is_as_it_is):
             state.clean({**state.loaded, **changes})
             state.keep_up({}, extend_to)
-            return is_as_it_is
+            return has_new_attributes and not is_rotated
         _make_anew(state, connection, is_own_deletion)
         changes = _changes(state)
     return False

@@ -111,10 +111,15 @@ class State:
         return settings
 
     def change_settings(self, settings: DefaultSettings, names: Container[str]) -> None:
-        """Take over the settings with these names. Those of a stored session count
-        from now."""
-        is_new = self.loaded is None
-        since = self.values["created"] if is_new else self.config.clock()
+        """Take over the settings with these names.
+
+        Those of a stored session count from now. They go together with all others, so
+        those count as seen.
+        """
+        since = self.values["created"]
+        if self.loaded is not None:
+            since = max(since, self.config.clock())  # a clock may have been set back
+            self.seen.update(self.config.setting_columns)
         self.assign(self.config.columns_for(settings, names, since))
 
     def assign(self, values: Row) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import ColumnElement, delete, false, insert, select, true
 from sqlalchemy.orm import Session as DBSession
 
-from .collector import delete_expired
+from .after_commit import tell
+from .collector import Report, delete_expired
 from .columns import is_unreadable
 from .cookie import Ticket
 from .events import SessionCreatedEvent
@@ -22,6 +24,7 @@ from .settle import born
 from .state import State
 from .store_base import (
     StoreBase,
+    check_number,
     config_of,
     expired_by_now,
     is_of,
@@ -208,6 +211,33 @@ class SessionStore(StoreBase):
             ),
         )
 
+    def limit_user(
+        self, userid: Any, most: int, keep: Session | uuid.UUID | str | None = None
+    ) -> int:
+        """End the oldest sessions of a user beyond ``most``; return how many.
+
+        A session is as old as its login (``authenticated``), or as itself (``created``)
+        if its login isn't known. Expired sessions don't count. ``keep`` stays and takes
+        one of the places, whoever's it is so far: after a login it's
+        ``request.session``. (OWASP ASVS 5.0, 7.1.2: how many sessions an account may
+        have at once.)
+
+        Logins at the same moment have to take turns: lock the user's row first. It
+        takes two statements, one if there's nothing to end.
+
+        Raises ValueError if ``most`` is less than 1, TypeError if it isn't an int, and
+        what ``revoke_user`` raises.
+        """
+        check_number(most)
+        userid, key = self._userid_for(userid), self._key_to_keep(keep)
+        if userid is None:
+            return 0
+        keys, states = self._beyond(most, userid, key)
+        if not (keys or states):
+            return 0
+        is_meant = self._is_users(userid) & self._columns["id"].in_(keys)
+        return self._end(is_meant, states.__contains__)
+
     # All sessions.
 
     def delete_all(self) -> int:
@@ -218,13 +248,15 @@ class SessionStore(StoreBase):
         """Delete what has expired, ``limit`` sessions at the most; return how many.
 
         That takes a few statements: it is what ``pyramid_session_gc`` does, but in this
-        one transaction. Rows that somebody else has locked are left for the next time
-        where the database can skip them.
+        one transaction. Rows that are locked are left where the database can skip them.
         """
         if limit is not None and limit < 0:
             raise ValueError(f"limit must not be negative, and is {limit}")
         connection = self._config.table.connection(self._dbsession)
-        number = sum(delete_expired(connection, self._config, limit=limit))
+        report = Report.wanted(self._config, partial(tell, self._dbsession))
+        number = sum(
+            delete_expired(connection, self._config, limit=limit, report=report)
+        )
         if number:
             # So that zope.sqlalchemy, which is told of no statement of a connection,
             # commits.
@@ -286,6 +318,12 @@ class AsyncSessionStore:
     ) -> int:
         """End the sessions of a user; return how many there were."""
         return await self._run(SessionStore.revoke_user, userid, keep)
+
+    async def limit_user(
+        self, userid: Any, most: int, keep: Session | uuid.UUID | str | None = None
+    ) -> int:
+        """End the oldest sessions of a user beyond ``most``; return how many."""
+        return await self._run(SessionStore.limit_user, userid, most, keep)
 
     async def delete_all(self) -> int:
         """End all sessions; return how many there were."""

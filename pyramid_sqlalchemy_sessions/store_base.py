@@ -37,6 +37,7 @@ from .upkeep import expiry_of
 
 __all__ = [
     "StoreBase",
+    "check_number",
     "config_of",
     "expired_by_now",
     "is_of",
@@ -111,9 +112,7 @@ class StoreBase:
             state = None if row is None else State(self._config, row)
         if state is None or state.loaded is None:
             return None
-        row = {**state.loaded, **state.values}
-        is_over = expiry_of(self._config, row, self._config.clock())
-        return None if is_over else state
+        return state if self._is_alive(state) else None
 
     def _update(self, key: uuid.UUID, raw: Any) -> bool:
         """Replace the dict of a row; tell whether it is there and alive."""
@@ -203,6 +202,43 @@ class StoreBase:
             )
         return keep.id
 
+    def _beyond(
+        self, most: int, userid: Any, keep: uuid.UUID | None
+    ) -> tuple[list[uuid.UUID], list[State]]:
+        """Return the oldest sessions of a user beyond a number: ids, and states."""
+        columns = self._columns
+        age = func.coalesce(columns["authenticated"], columns["created"])
+        statement = select(columns["id"], age).where(
+            self._is_unknown() & self._is_users(userid), ~self.expired
+        )
+        if self._config.table.connection(self._dbsession).dialect.name in MYSQL:
+            # A transaction that has read before would see what was there then.
+            statement = statement.with_for_update()
+        # Of those that are as old, the ones that this transaction has come last.
+        found: list[tuple[int, bool, uuid.UUID, State | None]] = [
+            (begun, False, key, None) for key, begun in self._rows(statement)
+        ]
+        for state in self._all_known():
+            if is_of(state, userid) and self._is_alive(state):
+                begun = state.values["authenticated"] or state.values["created"]
+                found.append((begun, True, state.id, state))
+        if keep is not None:
+            most -= 1
+            found = [each for each in found if each[2] != keep]
+        found.sort(key=lambda each: each[:3])
+        over = found[: max(0, len(found) - most)]
+        return (
+            [key for _, _, key, state in over if state is None],
+            [state for _, _, _, state in over if state is not None],
+        )
+
+    def _is_alive(self, state: State) -> bool:
+        """Tell whether the session is stored, or going to be, and hasn't expired."""
+        if state.loaded is None:
+            return state.is_stored
+        row = {**state.loaded, **state.values}
+        return not expiry_of(self._config, row, self._config.clock())
+
     # What a request has changed in the same transaction, and will store at its end.
 
     def _all_known(self) -> list[State]:
@@ -242,6 +278,13 @@ class StoreBase:
                 self._touch(state)
                 state.end(get_current_request(), "store")
         return number
+
+
+def check_number(most: Any) -> None:
+    if not isinstance(most, int) or isinstance(most, bool):
+        raise TypeError(f"most is an int, not {type(most).__name__}")
+    if most < 1:
+        raise ValueError(f"most must be at least 1, and is {most}")
 
 
 def config_of(factory: SessionFactory) -> SessionConfig:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
@@ -17,55 +16,25 @@ from sqlalchemy import (
     delete,
     func,
     literal_column,
+    null,
     select,
     text,
 )
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.types import UserDefinedType
 
 from .columns import MYSQL
-from .conflicts import is_conflict
 from .session_config import SessionConfig
+from .turns import Turn
 
-__all__ = ["Turn", "Walk", "walk_of"]
+__all__ = ["Gone", "Walk", "walk_of"]
 
-#: For how many seconds a batch is tried again while others are in its way.
-PATIENCE = 60.0
+#: What is told of a deleted row: the id, the user's id, and what has ended it.
+Gone = Any
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-
-class Turn:
-    """Takes a turn at the database: a short transaction, or a part of the caller's."""
-
-    def __init__(self, connection: Connection, is_own: bool):
-        self.connection = connection
-        self._is_own = is_own
-
-    def __call__(
-        self,
-        work: Callable[Concatenate[Connection, _P], _T],
-        *args: _P.args,
-        **kw: _P.kwargs,
-    ) -> _T:
-        if not self._is_own:
-            return work(self.connection, *args, **kw)
-        give_up_at = time.monotonic() + PATIENCE
-        while True:
-            try:
-                with self.connection.begin():
-                    return work(self.connection, *args, **kw)
-            except DBAPIError as exc:
-                if not is_conflict(exc) or time.monotonic() > give_up_at:
-                    raise
-            time.sleep(0.05)
-
-    def pause(self, seconds: float) -> None:
-        """Let others have their turn."""
-        if self._is_own:
-            time.sleep(seconds)
+_Told = tuple[Any, ...]
+_Deleted = tuple[int, Sequence[Gone]]
 
 
 class Walk:
@@ -81,20 +50,39 @@ class Walk:
     pause: ClassVar[float] = 0.0
     #: Whether a chunk may hold more than a batch.
     leaves_some: ClassVar[bool] = False
+    #: The statement that deletes.
+    _delete: Any
 
-    def __init__(self, config: SessionConfig, expired: ColumnElement[bool]):
+    def __init__(
+        self, config: SessionConfig, expired: ColumnElement[bool], told: _Told
+    ):
         # Not a join or a subquery: the columns were found in it.
         self.table: Any = config.table.mapper.local_table
         self.expired = expired
+        self._told = told
         self._number = select(func.count()).select_from(self.table).where(expired)
 
     def chunks(self, turn: Turn, size: int) -> Iterator[Any]:
         """Yield one part of the table after the other."""
         raise NotImplementedError
 
-    def delete(self, connection: Connection, chunk: Any, wanted: int) -> int:
-        """Delete up to ``wanted`` expired rows of the chunk; return how many."""
+    def delete(self, connection: Connection, chunk: Any, wanted: int) -> _Deleted:
+        """Delete up to ``wanted`` expired rows of the chunk.
+
+        Returns how many, and what is to be told of each if anything is.
+        """
         raise NotImplementedError
+
+    def _deletion(self, condition: ColumnElement[bool]) -> Any:
+        statement = delete(self.table).where(condition, self.expired)
+        return statement.returning(*self._told) if self._told else statement
+
+    def _execute(self, connection: Connection, parameters: Any) -> _Deleted:
+        result = connection.execute(self._delete, parameters)
+        if not self._told:
+            return result.rowcount, ()
+        gone = result.all()
+        return len(gone), gone
 
     def count(self, turn: Turn) -> int:
         """Return how many rows have expired."""
@@ -118,11 +106,13 @@ class KeyWalk(Walk):
         self,
         config: SessionConfig,
         expired: ColumnElement[bool],
+        told: _Told,
         skips_locked: bool = False,
     ):
-        super().__init__(config, expired)
+        super().__init__(config, expired, told)
         key: ColumnElement[Any] = config.table.columns["id"]
         is_one = key.in_(bindparam("keys", expanding=True, type_=key.type))
+        self._is_one = is_one
         self._find = (
             select(key)
             .where(key > bindparam("low", type_=key.type), expired)
@@ -133,7 +123,7 @@ class KeyWalk(Walk):
         if skips_locked:
             found = select(key).where(is_one, expired)
             self._lock = found.with_for_update(skip_locked=True)
-        self._delete = delete(self.table).where(is_one, expired)
+        self._delete = self._deletion(is_one)
 
     def chunks(self, turn: Turn, size: int) -> Iterator[list[uuid.UUID]]:
         low = uuid.UUID(int=0)
@@ -141,17 +131,31 @@ class KeyWalk(Walk):
             yield keys
             low = keys[-1]
 
-    def delete(self, connection: Connection, chunk: Any, wanted: int) -> int:
+    def delete(self, connection: Connection, chunk: Any, wanted: int) -> _Deleted:
         keys = chunk[:wanted]
         if self._lock is not None:
             keys = _scalars(connection, self._lock, keys=keys)
-        if not keys:
-            return 0
-        return connection.execute(self._delete, {"keys": keys}).rowcount
+        return self._execute(connection, {"keys": keys}) if keys else (0, ())
 
 
 def _scalars(connection: Connection, /, statement: Any, **parameters: Any) -> list[Any]:
     return list(connection.scalars(statement, parameters))
+
+
+class LockingWalk(KeyWalk):
+    """Looks before it deletes, where a DELETE can't say what it deletes: on MySQL."""
+
+    def __init__(
+        self, config: SessionConfig, expired: ColumnElement[bool], told: _Told
+    ):
+        super().__init__(config, expired, ())
+        self._look = select(*told).where(self._is_one, expired).with_for_update()
+
+    def delete(self, connection: Connection, chunk: Any, wanted: int) -> _Deleted:
+        gone = connection.execute(self._look, {"keys": chunk[:wanted]}).all()
+        keys = [row[0] for row in gone]
+        number, _ = super().delete(connection, keys, wanted)
+        return number, gone
 
 
 class RowidWalk(Walk):
@@ -170,9 +174,10 @@ class RowidWalk(Walk):
         self,
         config: SessionConfig,
         expired: ColumnElement[bool],
+        told: _Told,
         place: ColumnElement[int],
     ):
-        super().__init__(config, expired)
+        super().__init__(config, expired, told)
         low = bindparam("low", type_=BigInteger)
         within = (place > low) & (place <= bindparam("high", type_=BigInteger))
         self._last = (
@@ -190,7 +195,7 @@ class RowidWalk(Walk):
             .limit(bindparam("wanted", type_=Integer))
             .correlate(None)
         )
-        self._delete = delete(self.table).where(place.in_(found), expired)
+        self._delete = self._deletion(place.in_(found))
         self._number_within = self._number.where(within)
 
     def chunks(self, turn: Turn, size: int) -> Iterator[dict[str, int]]:
@@ -200,8 +205,8 @@ class RowidWalk(Walk):
             yield {"low": low, "high": 2**63 - 1 if last is None else last}
             low = last
 
-    def delete(self, connection: Connection, chunk: Any, wanted: int) -> int:
-        return connection.execute(self._delete, {**chunk, "wanted": wanted}).rowcount
+    def delete(self, connection: Connection, chunk: Any, wanted: int) -> _Deleted:
+        return self._execute(connection, {**chunk, "wanted": wanted})
 
     def count(self, turn: Turn) -> int:
         # Nobody can commit while somebody reads, unless there is a write-ahead log.
@@ -223,9 +228,13 @@ class CtidWalk(Walk):
     leaves_some = True
 
     def __init__(
-        self, config: SessionConfig, expired: ColumnElement[bool], pages: int
+        self,
+        config: SessionConfig,
+        expired: ColumnElement[bool],
+        told: _Told,
+        pages: int,
     ) -> None:
-        super().__init__(config, expired)
+        super().__init__(config, expired, told)
         self._pages = pages
         place = literal_column("ctid", _Tid())
         found = (
@@ -242,7 +251,7 @@ class CtidWalk(Walk):
         )
         # An array, because IN makes a join of it, which takes longer.
         is_found = place == func.any(func.array(found.scalar_subquery()))
-        self._delete = delete(self.table).where(is_found, expired)
+        self._delete = self._deletion(is_found)
 
     def chunks(self, turn: Turn, size: int) -> Iterator[dict[str, str]]:
         # There are seldom more than 32 rows in a page; if so, there are more batches.
@@ -250,33 +259,43 @@ class CtidWalk(Walk):
         for page in range(0, self._pages, step):
             yield {"low": f"({page},0)", "high": f"({page + step},0)"}
 
-    def delete(self, connection: Connection, chunk: Any, wanted: int) -> int:
-        return connection.execute(self._delete, {**chunk, "wanted": wanted}).rowcount
+    def delete(self, connection: Connection, chunk: Any, wanted: int) -> _Deleted:
+        return self._execute(connection, {**chunk, "wanted": wanted})
 
 
-def walk_of(turn: Turn, config: SessionConfig) -> Walk | None:
-    """Return the best walk through the table; None if nothing in it can expire."""
-    expired = config.expired(config.clock())
+def walk_of(turn: Turn, config: SessionConfig, tells: bool = False) -> Walk | None:
+    """Return the best walk through the table; None if nothing in it can expire.
+
+    ``tells`` says whether anything is to be told of each row that is deleted.
+    """
+    now = config.clock()
+    expired = config.expired(now)
     if expired is None:
         return None
     dialect = turn.connection.dialect
+    told: _Told = ()
+    if tells:
+        columns = config.table.columns
+        told = (columns["id"], columns.get("userid", null()), config.cause(now))
+        if not dialect.delete_returning:
+            return LockingWalk(config, expired, told)
     version = dialect.server_version_info or ()
     table: Any = config.table.mapper.local_table
     if dialect.name == "sqlite":
         place = _rowid_of(table)
         if turn(_has_place, table, place):
-            return RowidWalk(config, expired, place)
-        return KeyWalk(config, expired)
+            return RowidWalk(config, expired, told, place)
+        return KeyWalk(config, expired, told)
     if dialect.name == "postgresql":
         # Before 14 it reads the whole table to find a range of pages.
         pages = turn(_pages_of, table) if version >= (14,) else None
         if pages is not None:
-            return CtidWalk(config, expired, pages)
-        return KeyWalk(config, expired, skips_locked=True)
+            return CtidWalk(config, expired, told, pages)
+        return KeyWalk(config, expired, told, skips_locked=True)
     if dialect.name in MYSQL:
         since = (10, 6) if getattr(dialect, "is_mariadb", False) else (8, 0, 1)
-        return KeyWalk(config, expired, skips_locked=version >= since)
-    return KeyWalk(config, expired)
+        return KeyWalk(config, expired, told, skips_locked=version >= since)
+    return KeyWalk(config, expired, told)
 
 
 def _rowid_of(table: Any) -> ColumnElement[int]:

@@ -44,6 +44,15 @@ class Answer(NamedTuple):
 
     ticket: Ticket | None
     settings: dict[str, Any] | None
+    #: The path at which another cookie is to be deleted, if there is one.
+    moved_from: str | None = None
+
+    def instead_of(self, was: dict[str, Any] | None) -> Answer:
+        """Return the same for a browser that has a cookie with those settings."""
+        assert self.settings is not None
+        path = self.settings["cookie_path"] if was is None else was["cookie_path"]
+        is_there = path == self.settings["cookie_path"]
+        return self._replace(moved_from=None if is_there else path)
 
 
 class Conflict(Exception):
@@ -158,6 +167,7 @@ class Work:
     has_seen_all: bool = False
     has_seen_flash: bool = False
     has_seen_token: bool = False
+    has_set: bool = False  # its settings
     # How it came about.
     removed: set[str] = field(default_factory=set)  # keys, perhaps set again
     has_popped: bool = False
@@ -206,6 +216,7 @@ class Work:
             or row.userid != loaded.userid
             or (token and row.csrf_token != loaded.csrf_token)
             or (proof and row.authenticated != loaded.authenticated)
+            or (self.has_set and row.settings != loaded.settings)
             or (self.is_rotated and row.rotation != loaded.rotation)
             or (self.has_seen_flash and row.flash.get("") != loaded.flash.get(""))
             or (self.has_seen_all and [*row.data.items()] != [*loaded.data.items()])
@@ -237,6 +248,22 @@ class Work:
             if getattr(mine, name) != getattr(loaded, name):
                 setattr(row, name, getattr(mine, name))
 
+    def configure(self, changes: dict[str, Any], now: int) -> None:
+        """Change settings, which count from now."""
+        if not changes:
+            return
+        settings = self.row.settings
+        if self.is_new:
+            settings.update(changes)
+            return
+        self.is_active = self.has_set = True
+        begins_to_renew = settings["renewal_timeout"] is None
+        settings.update(changes)
+        if changes.get("absolute_timeout") is not None:
+            settings["absolute_timeout"] += max(now - self.row.created, 0)
+        if begins_to_renew and settings["renewal_timeout"] is not None:
+            self.rotate()
+
 
 @dataclass
 class Use:
@@ -254,6 +281,9 @@ class Use:
     must_delete_cookie: bool = False  # whatever becomes of the request
     settings: dict[str, Any] | None = None  # of the session that was found last
     ended: list[bytes] = field(default_factory=list)
+    #: The settings of the cookie that the browser has, if it is to be replaced.
+    was: dict[str, Any] | None = None
+    late_settings: dict[str, Any] | None = None
 
 
 class Sessions:
@@ -304,6 +334,7 @@ class Sessions:
                 return use
             elif verdict == "late":
                 late = late or row.id
+                use.late_settings = use.late_settings or dict(row.settings)
             elif verdict == "stolen":
                 if row.id not in use.stolen:
                     use.stolen.append(row.id)
@@ -329,6 +360,8 @@ class Sessions:
         ended = use.work.late if use.work.is_new else use.work.row.id
         if ended is not None:
             use.ended.append(ended)
+            settings = use.late_settings if use.loaded is None else use.loaded.settings
+            use.was = use.was or settings
         use.work = self.make_work(use.now)
 
     # The request ends.
@@ -352,11 +385,13 @@ class Sessions:
             ):
                 raise Conflict
         deletion = use.must_delete_cookie
+        gone = None
         for each in use.expired:
             expired = self.rows.get(each)
             if expired is not None and expired.is_expired(use.now):
                 del self.rows[each]
                 deletion = True
+                gone = gone or expired.settings
         for each in use.stolen:
             self.rows.pop(each, None)
         for each in use.ended:
@@ -364,7 +399,9 @@ class Sessions:
             deletion = True
         if work.is_new:
             if not work.is_empty:
-                return self._insert(use)
+                if use.was is None and deletion:
+                    use.was = gone or use.settings
+                return self._insert(use).instead_of(use.was)
             return Answer(None, use.settings) if deletion else None
         return None if row is None else self._update(use, row)
 
@@ -389,9 +426,21 @@ class Sessions:
         assert loaded is not None
         assert ticket is not None
         changes = self.changes(use)
-        extended = self._extended(loaded, work, use.now)
-        due = None if work.is_rotated else self._due(loaded, ticket, use.now)
+        settings = work.row.settings
+        is_redressed = any(
+            settings[name] != loaded.settings[name]
+            for name in ("cookie_max_age", "cookie_path", "cookie_httponly")
+        )
+        # What is due is judged by the new settings.
+        present = copy.deepcopy(loaded)
+        self._restart(present, settings, use.now)
+        extended = self._extended(present, work, use.now)
+        due = self._due(present, ticket, use.now, work.is_rotated or is_redressed)
         if changes:
+            self._restart(row, settings if work.has_set else row.settings, use.now)
+            is_candidate = due is not None and "renewal_id" in due.changes
+            if work.is_rotated and is_candidate and self._can_do(due, row):
+                row.renewal_id = row.renewal_next  # that's what is replaced
             if row.version == loaded.version:
                 row.data, row.flash = work.row.data, work.row.flash
                 for name in ("userid", "authenticated", "csrf_token"):
@@ -401,16 +450,41 @@ class Sessions:
             row.version += 1
             self._extend(row, extended)
             if work.is_rotated:
-                return self._rotate(row, use.now)
-        guard = {} if due is None else due.guard
-        if any(getattr(row, name) != value for name, value in guard.items()):
-            return None
-        self._extend(row, extended)
-        if due is None:
-            return None
-        for name, value in due.changes.items():
-            setattr(row, name, value)
-        return None if due.ticket is None else Answer(due.ticket, row.settings)
+                return self._rotate(row, use.now).instead_of(loaded.settings)
+            if is_redressed and settings["cookie_max_age"] is not None:
+                row.sent = use.now
+        again = None
+        if not changes or due is None or due.changes:
+            can_do = self._can_do(due, row)
+            if can_do or due is None:
+                self._extend(row, extended)
+            if can_do:
+                assert due is not None
+                for name, value in due.changes.items():
+                    setattr(row, name, value)
+                again = due.ticket
+        if is_redressed:
+            sent = Ticket(row.id, row.renewal_next or row.renewal_id)
+            return Answer(sent, row.settings).instead_of(loaded.settings)
+        return None if again is None else Answer(again, row.settings)
+
+    def _can_do(self, due: Due | None, row: Row) -> bool:
+        return due is not None and all(
+            getattr(row, name) == value for name, value in due.guard.items()
+        )
+
+    def _restart(self, row: Row, settings: dict[str, Any], now: int) -> None:
+        """Let timeouts that are changed count from now."""
+        was, row.settings = row.settings, settings
+        idle, renewal = settings["idle_timeout"], settings["renewal_timeout"]
+        if idle != was["idle_timeout"]:
+            row.idle_expire = None if idle is None else now + idle
+        before = was["renewal_timeout"]
+        if renewal != before and None not in (renewal, before):
+            assert row.renewed is not None
+            if abs(now - row.renewed) > min(self.grace, before):
+                row.renewal_previous = None
+            row.renewed = now
 
     def _rotate(self, row: Row, now: int) -> Answer:
         row.rotated, row.rotated_from, row.renewal_id = now, row.renewal_id, NEW
@@ -420,11 +494,16 @@ class Sessions:
             row.sent = now
         return Answer(Ticket(row.id, NEW), row.settings)
 
-    def _due(self, row: Row, ticket: Ticket, now: int) -> Due | None:
-        """Return what is due for the row besides an extension."""
+    def _due(
+        self, row: Row, ticket: Ticket, now: int, is_sent: bool = False
+    ) -> Due | None:
+        """Return what is due for the row besides an extension.
+
+        Unless a cookie is sent anyway.
+        """
         max_age = row.settings["cookie_max_age"]
         due = self._renewal(row, ticket, now)
-        if max_age is None:
+        if max_age is None or is_sent:
             return due
         if due is not None and due.ticket is not None:
             return due._replace(changes={**due.changes, "sent": now})
@@ -474,7 +553,7 @@ class Sessions:
 
     def _extended(self, loaded: Row, work: Work, now: int) -> int | None:
         """Return what the idle timeout is to become, None if it isn't due."""
-        settings = loaded.settings
+        settings = work.row.settings
         timeout, delay = settings["idle_timeout"], settings["extension_delay"]
         if timeout is None:
             return None

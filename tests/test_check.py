@@ -10,6 +10,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import zope.sqlalchemy
+from pyramid.authentication import (
+    SessionAuthenticationHelper,
+    SessionAuthenticationPolicy,
+)
+from pyramid.authorization import ACLAuthorizationPolicy
 from pyramid.config import Configurator
 from pyramid.csrf import SessionCSRFStoragePolicy
 from pyramid.session import SignedCookieSessionFactory
@@ -24,6 +29,7 @@ from pyramid_sqlalchemy_sessions import (
     IdleMixin,
     JSONDataMixin,
     UseridMixin,
+    UserSessionAuthenticationHelper,
     check,
     schema,
     session_factory_from_settings,
@@ -106,9 +112,49 @@ def application(global_config: dict[str, str], **settings: Any) -> Any:
             )
         if "signed" in settings:
             config.set_session_factory(SignedCookieSessionFactory("secret"))
+        if "policy" in settings:
+            POLICIES[settings["policy"]](config)
         if "csrf" in settings:
             config.set_csrf_storage_policy(SessionCSRFStoragePolicy())
         return config.make_wsgi_app()
+
+
+class Policy:
+    """A security policy that holds a helper."""
+
+    def __init__(self, helper: Any):
+        self.helper = helper
+
+
+class Rotating(SessionAuthenticationHelper):
+    """A helper that knows better than Pyramid's."""
+
+    def remember(self, request: Any, userid: Any, **kw: Any) -> Any:
+        request.session.rotate()
+        return super().remember(request, userid, **kw)
+
+
+class OfTheClass:
+    """A security policy whose class holds a helper."""
+
+    __slots__ = ()
+    helper = SessionAuthenticationHelper()
+
+
+def use_old_policy(config: Any) -> None:
+    """Use what Pyramid 1 had."""
+    config.set_authorization_policy(ACLAuthorizationPolicy())
+    config.set_authentication_policy(SessionAuthenticationPolicy())
+
+
+POLICIES: dict[str, Any] = {
+    "Helper": lambda c: c.set_security_policy(Policy(SessionAuthenticationHelper())),
+    "Itself": lambda c: c.set_security_policy(SessionAuthenticationHelper()),
+    "Class": lambda c: c.set_security_policy(OfTheClass()),
+    "Old": use_old_policy,
+    "Ours": lambda c: c.set_security_policy(Policy(UserSessionAuthenticationHelper())),
+    "Rotating": lambda c: c.set_security_policy(Policy(Rotating())),
+}
 
 
 class Report(NamedTuple):
@@ -288,6 +334,22 @@ def test_sessions_of_others(run, engine):
         ' config.include("pyramid_sqlalchemy_sessions")'
     ]
     assert report.status == 0
+
+
+@on_sqlite
+@pytest.mark.filterwarnings("ignore:Authentication and authorization policies")
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_logins(run, engine, policy):
+    """Logins by which no cookie is replaced are found, wherever they can be."""
+    report = run(app={"policy": policy})
+    assert (report.status, report.error) == (0, [])
+    if policy in ("Ours", "Rotating"):
+        assert report.hint == []
+    else:
+        (found,) = report.hint
+        kind = "Policy" if policy == "Old" else "Helper"
+        assert found.startswith(f"logins Pyramid's SessionAuthentication{kind} does")
+        assert "UserSessionAuthenticationHelper" in found
 
 
 @on_sqlite

@@ -882,3 +882,12 @@ def test_mail_that_fails(devices):
     assert one.panel()["row-renewal"] == before
     assert is_logged_in(two)
     assert change_password(two).location.endswith("/sessions")
+
+
+def test_most_sessions(devices, server):
+    """A login on one device too many ends the oldest session."""
+    more = [Browser(server) for _ in range(4)]
+    for device in more:
+        device.log_in()
+    assert sum(map(is_logged_in, (*devices, *more))) == 5
+    assert is_logged_in(more[-1])

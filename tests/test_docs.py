@@ -25,6 +25,7 @@ from types import FunctionType, ModuleType, SimpleNamespace
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
+from pyramid.authentication import SessionAuthenticationHelper
 from pyramid.config import Configurator
 from pyramid.csrf import (
     LegacySessionCSRFStoragePolicy,
@@ -45,7 +46,13 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Session,
+    declarative_base,
+    mapped_column,
+    sessionmaker,
+)
 
 import pyramid_sqlalchemy_sessions
 from pyramid_sqlalchemy_sessions import (
@@ -60,6 +67,7 @@ from pyramid_sqlalchemy_sessions import (
     UserAgentMixin,
     UseridMixin,
     UserSessionAuthenticationHelper,
+    create_session_model,
     generate_secret_key,
     later,
 )
@@ -780,6 +788,30 @@ def test_titles_that_messages_name(title):
     assert any(f"\n{title}\n" in f"\n{page}" for page in PAGES.values())
 
 
+# security.rst
+
+
+def test_login_by_pyramids_helper(sqlite_engine):
+    """The cookie is not replaced by Pyramid's helper, but by the sample."""
+    Full.__table__.create(sqlite_engine)
+
+    def configure(config):
+        config.set_security_policy(SessionAuthenticationHelper())
+
+    browser = Browser(Application(sqlite_engine, configure=configure))
+    browser.visit(lambda request: request.session.update(a=1))
+    before = browser.cookie
+    browser.visit(lambda request: remember(request, 7))
+    assert browser.cookie == before
+    log_in = load("security").log_in
+    browser.visit(lambda request: log_in(request, 7))
+    assert browser.cookie != before
+    assert browser.visit(lambda r: r.authenticated_userid).text == "7"
+    thief = Browser(browser.application)
+    thief.set_cookie("session", before)
+    assert thief.visit(lambda r: r.authenticated_userid).text == ""
+
+
 # events.rst
 
 
@@ -795,6 +827,19 @@ def test_audit_log(sqlite_engine, caplog):
     name = created.split()[1]
     assert created == f"session {name} of user None: SessionCreatedEvent (data)"
     assert rotated == f"session {name} of user 7: SessionRotatedEvent (login)"
+
+
+def test_collections(sqlite_engine, caplog):
+    """The sample counts what the collector deletes."""
+    caplog.set_level("INFO", "audit")
+    config = load("audit").tell_of_collections
+    model = create_session_model(declarative_base(), IdleMixin)
+    start(sqlite_engine, model)
+    application = Application(sqlite_engine, model, configure=config, idle_timeout=9)
+    Browser(application).visit(lambda request: request.session.update(a=1))
+    with later(10):
+        Browser(application).visit(lambda r: r.session_store.delete_expired())
+    assert caplog.messages == ["1 sessions expired: idle"]
 
 
 def test_audit_table(sqlite_engine):

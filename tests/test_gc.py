@@ -53,7 +53,7 @@ from pyramid_sqlalchemy_sessions import (
     gc,
     get_session_factory,
     session_factory_from_settings,
-    walks,
+    turns,
 )
 from pyramid_sqlalchemy_sessions.identifiers import new_id
 from stress import gc_races
@@ -541,7 +541,7 @@ def test_waits_for_others_and_goes_on(engine, impatient_engine, in_the_way):
 
 def test_does_not_wait_forever(impatient_engine, in_the_way, monkeypatch):
     """Patience has an end."""
-    monkeypatch.setattr(walks, "PATIENCE", 0.2)
+    monkeypatch.setattr(turns, "PATIENCE", 0.2)
     config = config_of(Both, NOW, idle_timeout=10)
     with pytest.raises(OperationalError):
         list(collector.delete_expired(impatient_engine, config))
@@ -667,7 +667,7 @@ def test_batch_size(engine, configure, sessions, monkeypatch):
     sizes = []
     whole = collector.delete_expired
 
-    def delete_expired(engine, config, batch_size):
+    def delete_expired(engine, config, batch_size, report):
         sizes.append(batch_size)
         return whole(engine, config, batch_size)
 

@@ -55,6 +55,37 @@ def test_sets_the_session_factory():
     assert factory._cookie_name == "sid"
 
 
+def test_session_store(engine):
+    """A request has a store of the sessions that request.session is one of."""
+    Full.__table__.create(engine)
+
+    def other_name(config):
+        config.add_request_method(lambda r: r.dbsession, "db", property=True)
+
+    application = Application(engine, configure=other_name, dbsession_name="db")
+    browser = Browser(application)
+
+    def view(request):
+        request.session["a"] = 1
+        assert request.session_store is request.session_store
+        key = request.session_store.create({"b": 2})
+        return request.session_store.get(key)
+
+    assert browser.visit(view).text == "{'b': 2}"
+    assert len(application.rows()) == 2
+
+
+def test_store_of_another_factory(sqlite_engine):
+    """The store says so if request.session is none of ours."""
+
+    def configure(config):
+        config.set_session_factory(lambda request: {})
+
+    browser = Browser(Application(sqlite_engine, configure=configure))
+    with pytest.raises(ConfigurationError, match="must be a session factory of"):
+        browser.visit(lambda request: request.session_store)
+
+
 def test_model_class_may_be_a_dotted_name():
     """An ini file names the model."""
     settings = make_settings("tests.application.Plain")

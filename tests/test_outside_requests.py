@@ -29,7 +29,7 @@ def samples():
 def application(samples, engine):
     """An application with the model and the store of the samples."""
     samples.Base.metadata.create_all(engine)
-    return Application(engine, samples.WebSession, configure=samples.includeme)
+    return Application(engine, samples.WebSession)
 
 
 def log_in(userid: int):

@@ -636,8 +636,8 @@ def test_savepoints_of_a_store(ear):
     assert len(ear.application.rows()) == 1
 
 
-def test_expired_sessions_are_not_told_of(sqlite_engine):
-    """Who deletes what has expired is told how many there were, and nothing else."""
+def test_expired_sessions(sqlite_engine):
+    """Subscribers are told of each session that is deleted because it has expired."""
     ear = Ear(sqlite_engine, idle_timeout=10)
     with time_machine.travel(1_000_000, tick=False) as clock, ear.outside() as store:
         store.create({})
@@ -646,7 +646,7 @@ def test_expired_sessions_are_not_told_of(sqlite_engine):
         clock.shift(11)
         assert store.delete_expired() == 1
         ear.dbsession.commit()
-    assert ear.tell() == []
+    assert ear.tell() == [(SessionExpiredEvent, "idle", None)]
 
 
 def test_store_without_subscribers(sqlite_engine):

@@ -49,6 +49,7 @@ from tests.model_of_sessions import (
     Sessions,
     Ticket,
     Use,
+    Work,
 )
 from tests.stories.transactions import elsewhere
 
@@ -277,18 +278,15 @@ class ModelDeeds:
         self.sessions.invalidate(self.use)
 
     def configure(self, changes: dict[str, Any]) -> Any:
-        if not self.use.work.is_new:
-            return "SettingsError"
-        merged = {**self.row.settings, **self.use.work.edits, **changes}
-        self.use.work.edits.clear()
-        if not is_valid(merged):
+        work = self.use.work
+        changes = {**work.edits, **changes}
+        work.edits.clear()
+        if not is_valid({**self.row.settings, **changes}):
             return "ValueError"
-        self.row.settings = merged
+        work.configure(changes, self.use.now)
         return None
 
     def edit(self, changes: dict[str, Any]) -> Any:
-        if not self.use.work.is_new:
-            return "SettingsError"
         self.use.work.edits.update(changes)
         return None
 
@@ -700,8 +698,14 @@ class Histories(RuleBasedStateMachine):
         if answer is not None:
             again.must_delete_cookie = True
         loaded, row = use.loaded, again.loaded
-        if again.work.late is not None:  # of which nothing is stored
-            return answer
+        if again.work.late is not None:
+            row = None if loaded is None else self.sessions.rows.get(loaded.id)
+            if row is None or loaded is None or row.userid != loaded.userid:
+                return answer  # nothing is stored
+            # Its cookie was good before, and has but been rotated.
+            row = again.loaded = copy.deepcopy(row)
+            again.work = Work(copy.deepcopy(row), is_new=False)
+            again.ticket = use.ticket
         if loaded is not None and (row is None or row.userid != loaded.userid):
             return answer  # logged as lost
         ModelDeeds(self.sessions, again).flash("sorry")
@@ -714,6 +718,14 @@ class Histories(RuleBasedStateMachine):
         headers = asked.response.headers
         assert headers["Vary"] == "Cookie"
         cookies = headers.getall("Set-Cookie")
+        moved_from = None if answer is None else answer.moved_from
+        if len(cookies) > 1:
+            gone = cookies.pop(0)
+            assert gone.startswith("session=;")
+            # Of two cookies it isn't said which of them is deleted.
+            assert len(asked.cookies) > 1 or f"Path={moved_from}" in gone.split("; ")
+        else:
+            assert moved_from is None
         assert len(cookies) == (answer is not None)
         if answer is None:
             assert "Cache-Control" not in headers

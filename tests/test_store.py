@@ -531,6 +531,49 @@ def test_revoke_user(stores, timed, users, keep, number, left):
     assert ids(stores, Timed) == {users[name] for name in left}
 
 
+@pytest.mark.parametrize(
+    ("most", "keep", "left"),
+    [
+        (3, None, {"old", "again", "new"}),
+        (2, None, {"again", "new"}),
+        (1, None, {"again"}),
+        (2, "old", {"old", "again"}),
+        (1, "old", {"old"}),
+        (3, "other", {"again", "new"}),
+        (9, "other", {"old", "again", "new"}),
+    ],
+)
+def test_limit_user(stores, timed, users, most, keep, left):
+    """The oldest sessions of a user end: by their logins, or else by themselves."""
+    ahead = NOW + 60
+    users["again"] = put(
+        stores,
+        Timed,
+        userid=7,
+        idle_expire=ahead,
+        created=NOW - 50,
+        authenticated=NOW + 1,
+    )
+    kept = None if keep is None else users[keep]
+    with stores.begin(timed) as store:
+        assert store.limit_user("7", most, keep=kept) == 3 - len(left)
+        assert store.limit_user(None, 1) == 0
+        assert store.limit_user(9, 1) == 0
+    others = {"expired", "other", "guest"}
+    assert ids(stores, Timed) == {users[name] for name in left | others}
+
+
+@pytest.mark.parametrize(
+    ("most", "error"),
+    [(0, ValueError), (-1, ValueError), (True, TypeError), ("3", TypeError)],
+)
+def test_limit_is_a_number(stores, timed, users, most, error):
+    """Nobody is logged out everywhere by a wrong limit, which is named."""
+    with stores.begin(timed) as store, pytest.raises(error, match=r"most .*(0|-1|int)"):
+        store.limit_user(7, most)
+    assert ids(stores, Timed) == set(users.values())
+
+
 def test_nobody_has_sessions(stores, timed, users):
     """None is nobody: guests do not lose their sessions to each other."""
     with stores.begin(timed) as store, statements(stores.engine) as made:
@@ -641,6 +684,7 @@ CALLS = {
     "delete_all": lambda store, id: store.delete_all(),
     "delete_expired": lambda store, id: store.delete_expired(),
     "revoke_user": lambda store, id: store.revoke_user(7),
+    "limit_user": lambda store, id: store.limit_user(7, 1),
 }
 READS = {
     "get": lambda store, id: store.get(id),
@@ -650,8 +694,8 @@ READS = {
 
 
 def test_one_statement(stores, timed, users):
-    """Each call is one statement, but for delete_expired, which says so."""
-    for name in sorted({*CALLS, *READS} - {"delete_expired"}):
+    """Each call is one statement, but for two, which say so."""
+    for name in sorted({*CALLS, *READS} - {"delete_expired", "limit_user"}):
         with stores.begin(timed) as store:
             with statements(stores.engine) as made:
                 {**CALLS, **READS}[name](store, users["new"])
@@ -679,7 +723,8 @@ def test_nothing_is_committed(stores, timed, users):
 def test_without_users(stores, plain):
     """Where sessions have no users, asking for them names the mixin."""
     with stores.begin(plain) as store:
-        for ask in (store.of_user, store.revoke_user):
+        limit = lambda userid: store.limit_user(userid, 3)  # noqa: E731
+        for ask in (store.of_user, store.revoke_user, limit):
             with pytest.raises(
                 ConfigurationError, match="Plain lacks UseridMixin: add"
             ):

@@ -28,6 +28,7 @@ from pyramid_sqlalchemy_sessions import (
     UseridMixin,
 )
 from pyramid_sqlalchemy_sessions import session as session_module
+from pyramid_sqlalchemy_sessions.pytest_fixtures import testapp, tm  # noqa: F401
 from pyramid_sqlalchemy_sessions.testing import DummySession, later, rolled_back
 from tests.application import Application, Browser, Full
 from tests.stories.transactions import exception_view
@@ -265,6 +266,36 @@ class TestRolledBack:
             other.set_cookie("session", browser.cookie)
             assert other.ask(dict) == {"a": 1}
         assert one.rows() == []
+
+
+class TestPytestFixtures:
+    """The fixtures for the cookiecutter's projects."""
+
+    @pytest.fixture
+    def dbengine(self, engine):
+        Full.__table__.create(engine)
+        return engine
+
+    @pytest.fixture
+    def app(self, dbengine):
+        self.application = Application(dbengine)
+        registry = self.application.registry
+        registry["dbsession_factory"] = self.application.make_session
+        yield self.application.wsgi
+        assert self.application.rows() == []
+
+    @pytest.mark.parametrize("time", [1, 2])
+    def test_requests_commit(self, testapp, tm, time):  # noqa: F811
+        """What one request stores is there for the next one, and for the test."""
+
+        def view(request):
+            request.session["a"] = request.session.get("a", 0) + 1
+            return request.session["a"]
+
+        self.application.view = view
+        assert [testapp.get("/").text for _ in range(2)] == ["1", "2"]
+        dbsession = self.application._tm_session(None, tm)
+        assert dbsession.query(Full).count() == 1
 
 
 class TestDummySession:

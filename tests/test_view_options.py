@@ -134,6 +134,16 @@ def test_poll_does_not_extend(open_browser, model, view):
     assert browser.application.row().idle_expire > before.idle_expire
 
 
+def test_poll_begins_a_timeout_that_was_switched_on(open_browser, engine):
+    """A session that has no end so far gets one, whatever uses it."""
+    browser = open_browser(renewal_timeout=50)
+    browser.visit(write)
+    later_on = open_browser(**SETTINGS)
+    later_on.set_cookie("session", browser.cookie)
+    ask(later_on, "poll", read)
+    assert browser.application.row().idle_expire is not None
+
+
 def test_session_ends_while_it_is_polled(open_browser):
     """Polling keeps no session alive, and notices its end."""
     browser = open_browser(**SETTINGS)

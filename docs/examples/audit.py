@@ -5,7 +5,7 @@ import logging
 from sqlalchemy import Integer, String
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
-from pyramid_sqlalchemy_sessions import SessionEvent
+from pyramid_sqlalchemy_sessions import SessionEvent, SessionsCollectedEvent
 
 audit = logging.getLogger("audit")
 
@@ -35,3 +35,12 @@ def keep(event):
 
 def includeme(config):
     config.add_subscriber(write_log, SessionEvent)
+
+
+def count(event):
+    for cause, number in event.counts.items():
+        audit.info("%d sessions expired: %s", number, cause)
+
+
+def tell_of_collections(config):
+    config.add_subscriber(count, SessionsCollectedEvent)

@@ -1,7 +1,6 @@
 """The samples of features.rst."""
 
 from pyramid.httpexceptions import HTTPSeeOther
-from pyramid.interfaces import ISessionFactory
 from pyramid.response import Response
 from pyramid.security import remember
 from pyramid.view import exception_view_config, view_config
@@ -18,7 +17,6 @@ from pyramid_sqlalchemy_sessions import (
     FreshLoginRequired,
     JSONDataMixin,
     LastSeenMixin,
-    SessionStore,
     UserAgentMixin,
     UseridMixin,
     create_session_model,
@@ -77,9 +75,7 @@ def ask_again(request):
 
 def log_out_elsewhere(request):
     session = request.session
-    factory = request.registry.queryUtility(ISessionFactory)
-    store = SessionStore(request.dbsession, factory)
-    store.revoke_user(session.userid, keep=session)
+    request.session_store.revoke_user(session.userid, keep=session)
     session.flash("Your other devices are logged out.")
     return HTTPSeeOther("/")
 

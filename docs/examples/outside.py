@@ -1,7 +1,6 @@
 """The samples of outside-requests.rst."""
 
 from pyramid.httpexceptions import HTTPNotFound, HTTPSeeOther
-from pyramid.interfaces import ISessionFactory
 from pyramid.paster import get_appsettings
 from pyramid.path import DottedNameResolver
 from sqlalchemy import func, select
@@ -23,15 +22,6 @@ class Base(DeclarativeBase):
 
 class WebSession(LastSeenMixin, UserAgentMixin, UseridMixin, BaseMixin, Base):
     __tablename__ = "session"
-
-
-def session_store(request):
-    factory = request.registry.queryUtility(ISessionFactory)
-    return SessionStore(request.dbsession, factory)
-
-
-def includeme(config):
-    config.add_request_method(session_store, reify=True)
 
 
 def change_password(request, user):

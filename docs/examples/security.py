@@ -2,6 +2,8 @@
 
 import logging
 
+from pyramid.security import remember
+
 from pyramid_sqlalchemy_sessions import RenewalViolationEvent
 
 log = logging.getLogger(__name__)
@@ -13,6 +15,11 @@ def alarm(event):
         event.userid,
         event.request.remote_addr,
     )
+
+
+def log_in(request, userid):
+    remember(request, userid)
+    request.session.rotate()
 
 
 def includeme(config):

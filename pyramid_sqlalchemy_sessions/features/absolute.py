@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, ColumnElement
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..feature import Feature, Values
+from ..setting_kinds import LONGEST
 from ..settings import DefaultSettings
 
 __all__ = ["Absolute", "AbsoluteMixin", "ConfigAbsolute", "ConfigAbsoluteMixin"]
@@ -66,13 +67,18 @@ class ConfigAbsolute(Absolute):
 
     def settings_in(self, values: Values) -> dict[str, Any]:
         expire = values["absolute_expire"]
-        return {
-            "absolute_timeout": None if expire is None else expire - values["created"]
-        }
+        if expire is None:
+            return {"absolute_timeout": None}
+        # Given anew, it may end later than any timeout could from the beginning on.
+        return {"absolute_timeout": min(expire - values["created"], LONGEST)}
 
     def columns_for(self, settings: DefaultSettings, since: int) -> dict[str, Any]:
         timeout = settings.absolute_timeout
         return {"absolute_expire": None if timeout is None else since + timeout}
+
+    def ends(self, values: Values, settings: DefaultSettings) -> int | None:
+        end: int | None = values["absolute_expire"]
+        return end
 
     def expired(
         self,

@@ -62,15 +62,15 @@ class Idle(Feature):
         return end is not None and now > end
 
     def due(self, values: Values, settings: DefaultSettings, use: Use) -> Due | None:
-        timeout = settings.idle_timeout
-        if timeout is None or not use.extends:
+        timeout, expire = settings.idle_timeout, values["idle_expire"]
+        if timeout is None:
             return None
-        expire, extended = values["idle_expire"], use.now + timeout
-        if expire is not None and not (
-            extended > expire
-            and (use.is_write or _is_due(settings, use, extended - expire))
-        ):
-            return None
+        extended = use.now + timeout
+        if expire is not None:
+            passed = extended - expire
+            is_due = use.is_write or _is_due(settings, use, passed)
+            if not (use.extends and passed > 0 and is_due):
+                return None
         return Due({}, {}, extend_to=extended)
 
     def expired(

@@ -39,6 +39,10 @@ def reader(tmp_path, monkeypatch):
     reader.forget_modules()
 
 
+#: What the cookiecutter makes.
+STOCK = Path(__file__).parent / "cookiecutters_conftest.py"
+
+
 def migrations(reader: Reader) -> list[set[str]]:
     """Return what tables the migrations make, in the order of the dates in them."""
     versions = (reader.directory / "myproject/alembic/versions").glob("*.py")
@@ -99,7 +103,10 @@ def test_getting_started(reader):
 
 
 def test_fixtures(reader):
-    """The fixtures of testing.rst work in a project, and leave nothing behind."""
+    """One line in a project's conftest.py lets its tests store sessions.
+
+    Nothing of them is left behind.
+    """
     for step in blocks("getting-started"):
         reader.follow(step)
         if step.options.get("caption") == "myproject/models/session.py":
@@ -115,9 +122,16 @@ def test_fixtures(reader):
     (reader.directory / "testing.ini").write_text(ini)
     tests = reader.directory / "tests"
     tests.mkdir()
-    for name in ("conftest.py", "test_counter.py", "test_timeout.py"):
+    for name in ("test_counter.py", "test_timeout.py"):
         (tests / name).write_text(sample(name))
     (tests / "test_z.py").write_text(TESTS_OF_A_PROJECT)
+    conftest = tests / "conftest.py"
+    conftest.write_text(STOCK.read_text())
+    test = ("-m", "pytest", "-q", "tests/test_counter.py::test_counter")
+    with pytest.raises(AssertionError, match="Nothing of this session will be stored"):
+        run(*test, cwd=reader.directory)
+    _, line = sample("conftest.py").strip().rsplit("\n", 1)
+    conftest.write_text(f"{STOCK.read_text()}\n\n{line}\n")
     assert "10 passed" in run("-m", "pytest", "-q", cwd=reader.directory)
 
 

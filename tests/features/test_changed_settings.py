@@ -139,6 +139,25 @@ def test_absolute_timeout_counts_anew(browser, clock):
     assert browser.ask(lambda session: session.new)
 
 
+def test_absolute_timeout_by_a_clock_that_was_set_back(browser, clock):
+    """It counts from the beginning of the session then."""
+    clock.shift(-500)
+    browser.visit(changes(idle_timeout=None, absolute_timeout=60))
+    assert browser.ask(lambda session: session.settings.absolute_timeout) == 60
+
+
+def test_absolute_timeout_of_an_old_session(open_browser, clock):
+    """It may end later than any timeout could let it from the beginning on."""
+    browser = open_browser(Own)
+    browser.visit(write)
+    clock.shift(90_000_000)
+    browser.visit(changes(absolute_timeout=20_000_000))
+    clock.shift(19_999_990)
+    assert browser.ask(lambda session: session.expires) == now() + 10
+    clock.shift(11)
+    assert browser.ask(lambda session: session.new)
+
+
 def test_other_settings_leave_times_alone(browser, clock):
     """What isn't changed goes on as before."""
     expire = row(browser).absolute_expire
@@ -182,6 +201,29 @@ def test_renewal_that_counts_anew_lengthens_no_grace(browser, clock):
     clock.shift(90)
     browser.visit(changes(renewal_timeout=200))
     assert not gives_access(browser.application, old)
+
+
+def test_renewal_that_counts_anew_during_another(browser, clock):
+    """Requests with the cookie that was replaced meanwhile are let in for the grace."""
+    browser.visit(changes(renewal_timeout=100))
+    for turn in range(2):  # so that there is a previous one
+        clock.shift(101)
+        old = browser.cookie
+        candidate = sent(browser.visit(read)).value
+        if turn == 0:
+            browser.visit(read)
+    use_cookie(browser, old)
+
+    def view(request):
+        read(request)
+        visit_meanwhile(twin(browser, candidate), read)
+        changes(renewal_timeout=200)(request)
+
+    browser.visit(view)
+    assert row(browser).renewal_timeout == 200
+    clock.shift(10)
+    assert gives_access(browser.application, old)
+    assert gives_access(browser.application, candidate)
 
 
 def test_renewal_that_is_switched_on_rotates(browser):

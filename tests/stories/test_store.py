@@ -146,6 +146,89 @@ def test_a_request_in_flight_overwrites_nothing(engine, name):
     assert browser.ask(dict) == expected
 
 
+# A limit.
+
+
+def limit(most, keep=True):
+    """Return a view that logs user 7 in, and ends the oldest sessions."""
+
+    def view(request):
+        log_in(request)
+        kept = request.session if keep else None
+        return request.session_store.limit_user(7, most, keep=kept)
+
+    return view
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_limit_counts_the_session_of_the_request(engine, keep, is_new):
+    """A login in this very request takes a place, and never ends itself."""
+    one, two = browsers(engine, 2)
+    three = Browser(one.application)
+    if not is_new:
+        three.visit(lambda request: request.session.update(b=2))
+    assert three.visit(limit(2, keep)).text == "1"
+    assert three.ask(lambda session: session.userid) == 7
+    assert len([row for row in one.application.rows() if row.userid == 7]) == 2
+    assert three.visit(limit(2, keep)).text == "0"
+    assert three.visit(limit(1, keep)).text == "1"
+    assert [each.ask(lambda s: s.userid) for each in (one, two, three)] == [
+        None,
+        None,
+        7,
+    ]
+
+
+def test_limit_before_the_login(engine):
+    """The session to keep takes a place, although its user is still to log in."""
+    one, _ = browsers(engine, 2)
+    three = Browser(one.application)
+
+    def view(request):
+        ended = request.session_store.limit_user(7, 2, keep=request.session)
+        log_in(request)
+        return ended
+
+    assert three.visit(view).text == "1"
+    assert len(one.application.rows()) == 2
+    assert three.ask(lambda session: session.userid) == 7
+
+
+def test_limit_ends_the_session_of_the_request(engine):
+    """Another one can be kept: then this request's session may be what ends."""
+    one, two = browsers(engine, 2)
+    key = id_of(two)
+
+    def view(request):
+        assert request.session.userid == 7
+        ended = request.session_store.limit_user(7, 1, keep=key)
+        return ended, request.session.userid, request.session.new
+
+    assert one.visit(view).text == "(1, None, True)"
+    assert [row.id for row in one.application.rows()] == [key]
+
+
+def test_limit_counts_nothing_that_will_not_be_there(engine):
+    """Sessions that this transaction ends, or has expired, don't count."""
+    one, two = browsers(engine, 2)
+
+    def view(request):
+        assert request.session.userid == 7
+        request.session.invalidate()
+        return request.session_store.limit_user(7, 1)
+
+    assert one.visit(view).text == "0"
+    assert two.ask(lambda session: session.userid) == 7
+
+
+def test_limit_is_rolled_back(engine):
+    """If the request fails, nobody was logged out."""
+    one, two = browsers(engine, 2)
+    Browser(one.application).fail(limit(1))
+    assert [each.ask(lambda s: s.userid) for each in (one, two)] == [7, 7]
+
+
 # With zope.sqlalchemy.
 
 CHANGES = {
