@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -966,6 +967,22 @@ def test_lines_on_a_terminal(engine, configure, sessions):
         "Expired sessions: 2/2 deleted",
     ]
     assert left(engine, Both) == {sessions}
+
+
+@on_sqlite
+def test_lines_now_and_then(engine, sessions, monkeypatch, capsys):
+    """Batches that follow each other quickly make one line."""
+    now = [0.0]
+    monkeypatch.setattr(gc, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    config = config_of(Both, idle_timeout=1000)
+    with gc._progress(engine, config, quiet=False) as show:
+        for second in (0, 0.5, 1.9, 2, 3):
+            now[0] = second
+            show(10)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("/")[0].split()[-1] for line in lines] == ["10", "40", "50"]
 
 
 @on_sqlite
