@@ -76,7 +76,7 @@ class Finder:
         for ticket in self.tickets:
             assert dbsession is not None
             locks = lock is not None and (lock or is_again)
-            state, verdict = self._load(unit, dbsession, ticket, locks)
+            state, verdict = self.load(unit, dbsession, ticket, locks)
             if state is None:
                 continue
             # A subrequest may have a dbsession of its own, with another connection: one
@@ -109,7 +109,7 @@ class Finder:
         connection = self._config.table.connection(dbsession)
         self.options = connection.get_execution_options()
 
-    def _load(
+    def load(
         self, unit: Unit, dbsession: DBSession, ticket: Ticket, lock: bool
     ) -> tuple[State | None, Verdict | None]:
         """Load what the ticket stands for, and judge it."""

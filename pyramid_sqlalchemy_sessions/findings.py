@@ -6,14 +6,20 @@ import logging
 import uuid
 from typing import Any
 
+from pyramid.interfaces import IResponse
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session as DBSession
 
 from .after_commit import tell
+from .callers import line_of_error, view_of_error
 from .events import RenewalViolationEvent, SessionExpiredEvent, SessionRevokedEvent
+from .exceptions import InconsistentDataError
 from .feature import Due
+from .host import commits_after_exception_view, csrf_key_of, error_of, will_be_retried
+from .patch import Patch
 from .session_config import SessionConfig
 from .settings import DefaultSettings
+from .state import State
 from .table import Row
 from .upkeep import expiry_of
 
@@ -53,6 +59,34 @@ class Findings:
         if not self._has_warned:
             self._has_warned = True
             log.warning(message)
+
+    def roll_back(self, state: State, is_doomed: bool) -> None:
+        """Forget what waited for the commit of a transaction that was rolled back.
+
+        Tell if that's because a view raised a response, which is easily done unawares.
+        """
+        self.deferred = None
+        self.expired.clear()
+        request, error = self._request, error_of(self._request)
+        if (
+            is_doomed
+            or not IResponse.providedBy(error)
+            or will_be_retried(request)
+            or commits_after_exception_view(request)
+            or not _has_changed(state, csrf_key_of(request))
+        ):
+            return
+        response: Any = error
+        view, line = view_of_error(response), line_of_error(response)
+        # An error may well be raised so that all is rolled back, a redirect is not.
+        self._config.warn_once(
+            f"{view and view.module}.{view and view.function}() changed its session"
+            f" and then raised {type(error).__name__} ({line}), which rolled the change"
+            " back. Return the response instead of raising it, or set tm.commit_veto ="
+            " pyramid_tm.default_commit_veto, which lets raised redirects be"
+            " committed.",
+            logging.WARNING if response.status_int < 400 else logging.INFO,
+        )
 
     def warn_of_doom(self) -> None:
         """Tell that the transaction can't be committed any more."""
@@ -105,3 +139,16 @@ class Findings:
                     self._request, fingerprint, violation.userid, "renewal violation"
                 )
                 tell(dbsession, self._request.registry, event)
+
+
+def _has_changed(state: State, csrf_key: str | None) -> bool:
+    """Tell whether anything differs but the CSRF token, which a mere check draws."""
+    if not state.may_differ:
+        return False
+    try:
+        patch = Patch.between(State(state.config, state.loaded), state)
+    except InconsistentDataError:
+        return False  # what can't be read was not changed
+    patch.values.pop("csrf_token", None)
+    patch.data.entries.pop(csrf_key, None)
+    return patch.is_change

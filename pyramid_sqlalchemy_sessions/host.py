@@ -33,6 +33,7 @@ __all__ = [
     "csrf_key_of",
     "dbsession_of",
     "end_abandoned",
+    "error_of",
     "has_written",
     "in_exception_view",
     "in_subrequest",
@@ -253,9 +254,14 @@ def commits_after_exception_view(request: Any) -> bool:
     )
 
 
+def error_of(request: Any) -> BaseException | None:
+    """Return the present exception of the request, also if a view has answered it."""
+    return request.__dict__.get("exception") or sys.exc_info()[1]
+
+
 def will_be_retried(request: Any) -> bool:
     """Tell whether pyramid_retry is going to try again after the present exception."""
-    error: Any = request.__dict__.get("exception") or sys.exc_info()[1]
+    error = error_of(request)
     return (
         pyramid_retry is not None
         and error is not None

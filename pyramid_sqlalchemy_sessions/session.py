@@ -23,8 +23,8 @@ from .session_dict import SessionDict, Visitor
 from .session_settings import SessionSettings
 from .settings import DefaultSettings
 from .state import State
+from .traced_visit import visit_for
 from .upkeep import end_of
-from .visit import Visit
 from .watch import watch_dbsessions
 
 __all__ = [
@@ -314,7 +314,7 @@ class SessionFactory:
         return tuple(each.mixin.__name__ for each in self.config.features)
 
     def __call__(self, request: Any) -> Session:
-        return Session(self.config, lambda: Visit(self.config, request))
+        return Session(self.config, lambda: visit_for(self.config, request))
 
     def __repr__(self) -> str:
         return f"<{type(self).__qualname__} of {self.model_class.__qualname__}>"

@@ -185,11 +185,11 @@ class SessionConfig:
             " columns to the table"
         )
 
-    def warn_once(self, message: str) -> None:
-        """Log a warning, the first time only; not without end, if they all differ."""
+    def warn_once(self, message: str, level: int = logging.WARNING) -> None:
+        """Log a message, the first time only; not without end, if they all differ."""
         if message not in self._warned and len(self._warned) < _MOST_WARNINGS:
             self._warned.add(message)
-            log.warning(message)
+            log.log(level, message)
 
 
 def _those_with(name: str, features: Iterable[Feature]) -> tuple[Feature, ...]:

@@ -47,13 +47,15 @@ class Visit:
     copies.
     """
 
+    finder_class: type[Finder] = Finder
+
     def __init__(self, config: SessionConfig, request: Any):
         self.config: SessionConfig = config
         self.request: Any = request
         self.answer: Answer = Answer(config, request)
         self.findings: Findings = Findings(config, request)
         self.outside: Outside = Outside()
-        self.finder: Finder = Finder(config, request, self.answer, self.findings)
+        self.finder = self.finder_class(config, request, self.answer, self.findings)
         #: The state in the present transaction, and that transaction's unit.
         self.state: State | None = None
         self.unit: Unit | None = None
@@ -318,20 +320,19 @@ class Visit:
 
     def leave(self, committed: bool) -> None:
         """Learn what became of the transaction."""
-        state, self.unit, self.state = self.state, None, None
+        state, unit, self.unit, self.state = self.state, self.unit, None, None
         self._dbsession = None
         if self._present is state:
             self._present = None
         self.outside.leave(committed)
-        self._base = None
+        assert state is not None
+        assert unit is not None
+        self._base = (state.loaded, state.late) if committed else None
         if committed:
-            assert state is not None
-            self._base = (state.loaded, state.late)
             self.finder.settle_for(self.answer.take_staged())
         else:
             self.answer.staged = None
-            self.findings.deferred = None
-            self.findings.expired.clear()
+            self.findings.roll_back(state, unit.transaction.isDoomed())
         self.answer.finish()
 
     def snapshot(self) -> Any:

@@ -176,7 +176,9 @@ class Device:
         """Take a picture of the page that is small enough for everybody who clones."""
         self.page.set_viewport_size({"width": 1200, "height": height})
         self.page.emulate_media(color_scheme="light")
-        self.page.screenshot(path=self._pictures / name)
+        self.page.screenshot(
+            path=self._pictures / name, style="#pDebug {display: none}"
+        )
         assert (self._pictures / name).stat().st_size < 150_000
 
     def begin(self, **timeouts):
@@ -313,6 +315,29 @@ def test_failed_checkout_undoes_everything(new_device):
     expect(device.stock("Desk lamp")).to_have_text(str(stock))
     expect(device.page.locator("#cart")).to_contain_text("Desk lamp")
     expect(device.flash).to_have_count(0)
+
+
+def test_panel_of_the_toolbar_tells_what_became_of_the_session(new_device):
+    """One finds there what was rolled back, by what, and what was stored instead."""
+    device = new_device()
+    device.visit("/shop")
+    device.add("Desk lamp")
+    device.page.get_by_label("Let the payment fail").check()
+    device.press("Check out")
+    expect(device.heading).to_have_text("The payment failed")
+    cookie = device.cookie["value"]
+    device.page.goto(device.page.get_by_title("Show Toolbar").get_attribute("href"))
+    device.page.get_by_role("link", name="Stored session").click()
+    panel = device.page.locator("#pDebugPanel-stored_session-content")
+    fate = panel.locator(".alert-danger")
+    expect(fate).to_contain_text("Rolled back: PaymentFailed was raised")
+    expect(fate).to_contain_text("demo/shop.py")
+    rows = panel.locator("tbody tr")
+    expect(rows.first).to_contain_text("good")
+    expect(rows.filter(has_text="session.flash(")).to_contain_text("demo/views.py")
+    expect(rows.last).to_contain_text("no cookie: the browser keeps what it has")
+    assert cookie not in panel.inner_html()
+    device.take_picture("toolbar.png", height=560)
 
 
 def test_checkout_stores_everything(new_device):

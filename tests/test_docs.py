@@ -378,12 +378,13 @@ class TestTransactions:
     @pytest.mark.parametrize(
         ("sample", "userid"), [("login_that_is_lost", None), ("login", 1)]
     )
-    def test_login(self, models, sqlite_engine, sample, userid):
-        """A raised redirect loses the login, a returned one does not."""
+    def test_login(self, models, sqlite_engine, caplog, sample, userid):
+        """A raised redirect loses the login, and is logged. A returned one does not."""
         browser = Browser(Application(sqlite_engine, models.Model))
         response = browser.visit(getattr(self.samples, sample))
         assert response.status_int == 303
         assert browser.ask(lambda session: session.userid) == userid
+        assert len(caplog.messages) == (userid is None)
 
     def test_preview(self, models, sqlite_engine, caplog):
         """What is doomed is not stored, and nothing is logged."""
@@ -749,6 +750,7 @@ def test_api_of_the_session():
     "module",
     [
         "authn",
+        "debugtoolbar",
         "events",
         "exceptions",
         "retry",

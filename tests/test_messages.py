@@ -11,6 +11,7 @@ import transaction
 import zope.sqlalchemy
 from pyramid.config import Configurator
 from pyramid.csrf import get_csrf_token
+from pyramid.httpexceptions import HTTPSeeOther
 from pyramid.response import Response
 from pyramid.session import SignedCookieSessionFactory
 from sqlalchemy import Integer, create_engine, text
@@ -121,6 +122,18 @@ class Logged:
         Browser(Application(self.engine, model, **kw), **dict(environ)).visit(view)
         (message,) = self.caplog.messages
         return message
+
+    def raised(self) -> str:
+        """Raise a redirect, in a view that the application's own view calls."""
+
+        def login(request):
+            change(request)
+            raise HTTPSeeOther("/")
+
+        said = self.visit(login).replace(
+            "tests.application._call_view", "myproject.views.login"
+        )
+        return re.sub(r"tests/test_messages.py:\d+", "myproject/views.py:12", said)
 
     def fixture(self, doom: bool) -> str:
         """Visit with the fixture of the cookiecutter."""
@@ -344,6 +357,7 @@ SAID = {
     ),
     "error-no-dbsession": lambda e, log: without_dbsession(e),
     "warning-no-pyramid-tm": lambda e, log: log.visit(pyramid_tm=False),
+    "warning-raised": lambda e, log: log.raised(),
     "error-other-manager": lambda e, log: log.other_manager(),
     "warning-doomed": lambda e, log: log.fixture(doom=True),
     "error-combination": lambda e, log: refusal(

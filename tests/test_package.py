@@ -65,7 +65,7 @@ def test_oldest_versions_are_tested() -> None:
     """The lower bounds of setup.cfg are the versions that tox's oldest runs on."""
     setup = _setup()
     bounded = _lines(setup["options"]["install_requires"])
-    for extra in ("fast", "mysql", "postgresql", "progress", "retry"):
+    for extra in ("fast", "mysql", "postgresql", "progress", "retry", "toolbar"):
         bounded |= _lines(setup["options.extras_require"][extra])
     pinned = _lines(_tox()["testenv:oldest"]["deps"])
     assert {line.replace(">=", "==") for line in bounded} - pinned == set()
