@@ -2,8 +2,8 @@
 
 The source distribution must hold every file of the checkout that git knows, but for
 those whose names begin with a dot: the tests run from it. The wheel must say which
-license it has, and its description must not refer to files, which the package index does
-not have.
+license it has, and its description must not refer to files, which the package index
+does not have.
 """
 
 from __future__ import annotations
