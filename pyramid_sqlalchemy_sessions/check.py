@@ -21,16 +21,17 @@ from pyramid.interfaces import (
     ICSRFStoragePolicy,
     ISecurityPolicy,
     ISessionFactory,
-    ITweens,
 )
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from .check_findings import Finding, error, hint, ok
+from .check_transactions import findings_of_transactions
 from .collector import can_expire
 from .command import PREFIX, factory_of, make_parser, run, summary
 from .features.csrf import CSRF
 from .host import dbsession_of
-from .retry import PYRAMID_TM, TWEEN
+from .reseal import census_of
 from .schema import findings_of_database
 from .session import SessionFactory
 from .session_config import TIMEOUTS, SessionConfig
@@ -64,7 +65,7 @@ def _check(request: Any, arguments: argparse.Namespace) -> int:
 
 def _shown(finding: Finding) -> str:
     margin = f"{finding.level:7}{finding.subject:14}"
-    return textwrap.fill(
+    text = textwrap.fill(
         finding.text,
         width=88,
         initial_indent=margin,
@@ -72,6 +73,7 @@ def _shown(finding: Finding) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return "\n".join([text, *(" " * 7 + line for line in finding.sql.splitlines())])
 
 
 def _findings(request: Any, factory: SessionFactory, prefix: str) -> Iterator[Finding]:
@@ -83,7 +85,7 @@ def _findings(request: Any, factory: SessionFactory, prefix: str) -> Iterator[Fi
     yield from _of_timeouts(config)
     yield from _of_csrf(config, request.registry)
     yield from _of_logins(request.registry)
-    yield from _of_transactions(request)
+    yield from findings_of_transactions(request, config)
     yield from _of_database(request, config)
 
 
@@ -213,33 +215,6 @@ _WITHOUT_ROTATION = (
 )
 
 
-def _of_transactions(request: Any) -> Iterator[Finding]:
-    tweens = request.registry.queryUtility(ITweens)
-    names = {name for name, _ in tweens.explicit or tweens.implicit()}
-    if PYRAMID_TM not in names:
-        yield hint(
-            "pyramid_tm",
-            "is not included: sessions are stored in transactions of their own,"
-            " whatever becomes of the application's",
-        )
-    elif getattr(request.tm, "explicit", False):
-        yield ok("pyramid_tm", "has an explicit transaction manager")
-    else:
-        yield hint(
-            "pyramid_tm",
-            "has the thread's transaction manager, which cannot tell where nobody"
-            " commits: set tm.manager_hook = pyramid_tm.explicit_manager",
-        )
-    if TWEEN in names:
-        yield ok("retries", "conflicts are tried again")
-    else:
-        yield hint(
-            "retries",
-            "a request that conflicts with another one fails:"
-            ' config.include("pyramid_sqlalchemy_sessions.retry")',
-        )
-
-
 # The database.
 
 
@@ -248,16 +223,49 @@ def _of_database(request: Any, config: SessionConfig) -> Iterator[Finding]:
     dbsession = dbsession_of(request, config.settings.dbsession_name)
     with _transaction(manager):
         try:
-            yield from findings_of_database(config, config.table.connection(dbsession))
+            connection = config.table.connection(dbsession)
+            yield from findings_of_database(config, connection)
+            yield from _of_encryption(config, connection)
         except SQLAlchemyError as exc:
             yield error("database", summary(exc))
             return
-    if manager is not None and dbsession.in_transaction():
+    is_joined = not dbsession.in_transaction()
+    dbsession.rollback()
+    if manager is not None and not is_joined:
         yield error(
             "dbsession",
             "is not joined to the transaction of the request:"
             " zope.sqlalchemy.register(dbsession, transaction_manager=request.tm)",
         )
+
+
+def _of_encryption(config: SessionConfig, connection: Connection) -> Iterator[Finding]:
+    seal = config.table.seal
+    if seal is None:
+        return
+    found = census_of(connection, config)
+    if found.lost:
+        yield error(
+            "encryption",
+            f"{found.lost} sessions cannot be read: their key is not in secret_key."
+            " Add it to the ring, or delete them",
+        )
+    if found.plain and not seal.accepts_plain:
+        yield error(
+            "encryption",
+            f"{found.plain} sessions cannot be read: they are not encrypted. Set"
+            " encrypted_accept_plain, and run pyramid_session_gc --reseal",
+        )
+    elif found.stale:
+        yield hint(
+            "encryption",
+            f"{found.stale} sessions are to be encrypted with the first key:"
+            " pyramid_session_gc --reseal",
+        )
+    if not found.stale:
+        yield ok("encryption", "all sessions are encrypted with the first key")
+    if seal.accepts_plain and not found.plain:
+        yield hint("encryption", "encrypted_accept_plain is not needed any more")
 
 
 @contextmanager

@@ -13,6 +13,8 @@ class Finding(NamedTuple):
     level: str
     subject: str
     text: str
+    #: A statement that mends it.
+    sql: str = ""
 
 
 def ok(subject: str, text: str) -> Finding:
@@ -20,11 +22,11 @@ def ok(subject: str, text: str) -> Finding:
     return Finding("ok", subject, text)
 
 
-def hint(subject: str, text: str) -> Finding:
+def hint(subject: str, text: str, sql: str = "") -> Finding:
     """Say what works, and could be better."""
-    return Finding("hint", subject, text)
+    return Finding("hint", subject, text, sql)
 
 
-def error(subject: str, text: str) -> Finding:
+def error(subject: str, text: str, sql: str = "") -> Finding:
     """Say what does not work, or loses something."""
-    return Finding("error", subject, text)
+    return Finding("error", subject, text, sql)

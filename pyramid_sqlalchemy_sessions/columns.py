@@ -37,6 +37,7 @@ __all__ = [
     "is_unreadable",
     "limits_of",
     "refuse_excess",
+    "refuse_packet",
     "rules_of",
 ]
 
@@ -58,7 +59,13 @@ _HIGHEST = {
 _REMEDY = "was it written by another program? Correct it, or delete the row"
 
 #: The columns whose values come from the application.
-_GIVEN = ("userid", "data")
+_GIVEN = ("userid", "data", "flash")
+#: Those that can be larger than a packet.
+_LARGE = ("data", "flash")
+#: What the rest of a statement takes, at the most.
+_OTHER_COLUMNS = 16 * 1024
+#: Bytes that take two in a statement of MariaDB and MySQL.
+_ESCAPED = (b"\0", b"\n", b"\r", b"\x1a", b'"', b"'", b"\\")
 #: The names of SQLAlchemy's dialects for MariaDB and MySQL.
 MYSQL = ("mysql", "mariadb")
 #: A server of MySQL or MariaDB takes this much unless somebody forbade it.
@@ -180,9 +187,7 @@ def _bounds(column_type: Any, dialect: Dialect) -> tuple[int | None, int | None]
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
-def refuse_excess(
-    limits: Iterable[Limit], values: Mapping[str, Any], connection: Connection
-) -> None:
+def refuse_excess(limits: Iterable[Limit], values: Mapping[str, Any]) -> None:
     """Raise ValueError if a column cannot hold its value, before anything is sent.
 
     Otherwise some databases would raise an error that quotes the value, and some would
@@ -192,13 +197,9 @@ def refuse_excess(
         value = values.get(name)
         if value is None:
             continue
-        if isinstance(value, (str, bytes)):
-            if length is not None and len(value) > length:
-                raise ValueError(
-                    _excess(name, len(value), f"the column holds {length}")
-                )
-            if len(value) > SMALL_PACKET and connection.dialect.name in MYSQL:
-                _refuse_packet(name, len(value), connection)
+        size = len(value) if isinstance(value, (str, bytes)) else 0
+        if length is not None and size > length:
+            raise ValueError(_excess(name, size, f"the column holds {length}"))
         if lowest is not None and highest is not None:
             try:
                 fits = lowest <= int(value) <= highest
@@ -213,13 +214,39 @@ def refuse_excess(
                 )
 
 
-def _refuse_packet(name: str, size: int, connection: Connection) -> None:
-    # The server would hang up, which looks like a lost connection.
+def refuse_packet(
+    columns: Mapping[str, Any], values: Mapping[str, Any], connection: Connection
+) -> None:
+    """Raise ValueError if MariaDB or MySQL would hang up, because that's too much.
+
+    It would look like a lost connection, which is tried again.
+    """
+    sizes = {
+        name: _size_of(columns[name].type, values[name], connection.dialect)
+        for name in _LARGE
+        if name in values and not isinstance(columns[name].type, TypeDecorator)
+    }
+    size = sum(sizes.values()) + _OTHER_COLUMNS
+    if size <= SMALL_PACKET:
+        return
     packet: int = connection.execute(text("SELECT @@max_allowed_packet")).scalar_one()
-    if size >= packet:
-        raise ValueError(
-            _excess(name, size, f"max_allowed_packet of the server is {packet}")
-        )
+    if size > packet:
+        name = max(sizes, key=lambda each: sizes[each])
+        limit = f"max_allowed_packet of the server is {packet}"
+        raise ValueError(_excess(name, sizes[name], limit))
+
+
+def _size_of(column_type: Any, value: Any, dialect: Dialect) -> int:
+    """Return how many bytes are sent for a value."""
+    if isinstance(value, bytes) and 2 * len(value) < SMALL_PACKET:
+        return 2 * len(value)
+    processor = column_type.dialect_impl(dialect).bind_processor(dialect)
+    sent = value if processor is None else processor(value)
+    raw = sent.encode() if isinstance(sent, str) else bytes(sent)
+    if dialect.paramstyle == "qmark":
+        return len(raw)
+    # The driver writes it into the statement.
+    return len(raw) + sum(raw.count(each) for each in _ESCAPED)
 
 
 def _excess(name: str, size: int, limit: str) -> str:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import delete
@@ -17,6 +18,7 @@ from .after_commit import send
 from .collector import Report, can_expire, count_expired, delete_expired
 from .command import factory_of, make_parser, run
 from .host import dbsession_of
+from .reseal import census_of, reseal
 from .session_config import SessionConfig
 
 __all__ = ["main"]
@@ -51,6 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="show neither progress nor result; one line is logged all the same",
     )
+    anew = parser.add_mutually_exclusive_group()
+    anew.add_argument(
+        "--reseal",
+        action="store_true",
+        help="instead, encrypt with the first key what isn't (EncryptedDataMixin)",
+    )
+    anew.add_argument(
+        "--unseal",
+        action="store_true",
+        help="instead, decrypt what is encrypted, before EncryptedDataMixin is removed",
+    )
     return run(parser, argv, _collect)
 
 
@@ -66,6 +79,8 @@ def _collect(request: Any, arguments: argparse.Namespace) -> int:
     config = factory.config
     name = factory.model_class.__qualname__
     say = _be_silent if arguments.quiet else print
+    if arguments.reseal or arguments.unseal:
+        return _reseal(_engine_of(request, config), config, arguments, say)
     if not can_expire(config):
         say(f"No timeout is set: no {name} can expire.")
         log.info("No timeout is set: no %s can expire.", name)
@@ -79,7 +94,8 @@ def _collect(request: Any, arguments: argparse.Namespace) -> int:
         return 0
     number = 0
     report = Report.wanted(config, send)
-    with _progress(engine, config, arguments.quiet) as show:
+    count = partial(count_expired, engine, config)
+    with _progress("Expired sessions", count, arguments.quiet) as show:
         for batch in delete_expired(
             engine, config, arguments.batch_size, report=report
         ):
@@ -90,13 +106,37 @@ def _collect(request: Any, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _reseal(
+    engine: Engine,
+    config: SessionConfig,
+    arguments: argparse.Namespace,
+    say: Callable[[str], None],
+) -> int:
+    """Seal or unseal all rows; the exit status is 1 if some of them can't be opened."""
+    name, number = config.table.model_class.__qualname__, 0
+    if not arguments.dry_run:
+        with _progress("Sessions", None, arguments.quiet) as show:
+            for batch in reseal(engine, config, arguments.batch_size, arguments.unseal):
+                number += batch
+                show(batch)
+    left = census_of(engine, config)
+    remaining = left.sealed if arguments.unseal else left.stale
+    done = "decrypted" if arguments.unseal else "encrypted anew"
+    text = f"{number} of {name} {done}, {remaining} are left"
+    if left.lost:
+        text += f", {left.lost} of them with a key that is not in the ring"
+    say(f"{text}.")
+    log.info("%s.", text)
+    return 1 if remaining and not arguments.dry_run else 0
+
+
 def _be_silent(message: str) -> None:
     pass
 
 
 @contextmanager
 def _progress(
-    engine: Engine, config: SessionConfig, quiet: bool
+    what: str, count: Callable[[], int] | None, quiet: bool
 ) -> Generator[Callable[[int], object]]:
     """Yield what shows, on a terminal, that so many more sessions are deleted.
 
@@ -105,21 +145,22 @@ def _progress(
     if quiet or not sys.stderr.isatty():
         yield lambda number: None
         return
-    total = count_expired(engine, config)
+    total = count() if count else None
     try:
         from tqdm import tqdm  # type: ignore[import-untyped]
     except ImportError:
-        lines = _Lines(total)
+        lines = _Lines(what, total)
         yield lines.add
         lines.show()
     else:
-        with tqdm(total=total, desc="Expired sessions", unit=" sessions") as bar:
+        with tqdm(total=total, desc=what, unit=" sessions") as bar:
             yield bar.update
 
 
 class _Lines:
-    def __init__(self, total: int):
-        self.total = total
+    def __init__(self, what: str, total: int | None):
+        self.what = what
+        self.of = "" if total is None else f"/{total}"
         self.done = 0
         self.due = time.monotonic()
 
@@ -129,7 +170,7 @@ class _Lines:
             self.show()
 
     def show(self) -> None:
-        print(f"Expired sessions: {self.done}/{self.total} deleted", file=sys.stderr)
+        print(f"{self.what}: {self.done}{self.of}", file=sys.stderr)
         self.due = time.monotonic() + 2
 
 

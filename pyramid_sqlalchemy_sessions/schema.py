@@ -12,6 +12,7 @@ from sqlalchemy.types import TypeEngine
 
 from .check_findings import Finding, error, hint, ok
 from .columns import MYSQL, SMALL_PACKET
+from .old_rows import findings_of_rows
 from .session_config import SessionConfig
 
 __all__ = ["findings_of_database"]
@@ -106,6 +107,8 @@ def _of_table(config: SessionConfig, connection: Connection) -> Iterator[Finding
     if not found:
         number = len(table.columns)
         yield ok("table", f"{table.fullname} has the {number} columns of the model")
+    if all(finding.level != "error" for finding in found):
+        yield from findings_of_rows(config, connection)
 
 
 def _of_storage(

@@ -135,6 +135,39 @@ def test_shrinking(application: Application) -> None:
     assert browser.visit(lambda r: dict(r.session)).text == "{'book': 'a'}"
 
 
+@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "part", "size"),
+    [
+        ("data", "x", 1),
+        ("flash", "x", 1),
+        ("data", '"', 2),  # the driver writes it with a backslash
+        ("flash", "\N{GRINNING FACE}", 14),
+    ],
+)
+def test_more_than_a_packet(
+    name: str, part: str, size: int, application: Application, engine: Engine
+) -> None:
+    """It's an error that names the limit, in each column, and all that's less fits."""
+    with engine.connect() as connection:
+        packet = connection.execute(text("SELECT @@max_allowed_packet")).scalar_one()
+
+    def put(request: Any, value: str) -> None:
+        if name == "data":
+            request.session["a"] = value
+        else:
+            request.session.flash(value)
+
+    browser = Browser(application)
+    is_twice_escaped = name == "flash" or application.model is InJSON
+    small = part * (packet // 5 // size // (2 if is_twice_escaped else 1))
+    browser.visit(lambda r: put(r, small))
+    message = rf"its {name} is \d+, and max_allowed_packet of the server is {packet}"
+    with pytest.raises(ValueError, match=message):
+        browser.visit(lambda r: put(r, part * (packet // size)))
+    assert application.row().version == 1
+
+
 # Data of version 0.1.0.
 
 

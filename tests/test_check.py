@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+import time
+import uuid
 from importlib.metadata import entry_points
 from pathlib import Path
 from textwrap import dedent
@@ -17,8 +20,18 @@ from pyramid.authentication import (
 from pyramid.authorization import ACLAuthorizationPolicy
 from pyramid.config import Configurator
 from pyramid.csrf import SessionCSRFStoragePolicy
+from pyramid.response import Response
 from pyramid.session import SignedCookieSessionFactory
-from sqlalchemy import Engine, Integer, create_engine, event, inspect, text
+from sqlalchemy import (
+    Engine,
+    Integer,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    make_url,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 from sqlalchemy.pool import NullPool
 
@@ -31,6 +44,7 @@ from pyramid_sqlalchemy_sessions import (
     UseridMixin,
     UserSessionAuthenticationHelper,
     check,
+    old_rows,
     schema,
     session_factory_from_settings,
 )
@@ -101,6 +115,10 @@ def application(global_config: dict[str, str], **settings: Any) -> Any:
     with Configurator(settings=settings) as config:
         if "pyramid_tm" not in without:
             config.include("pyramid_tm")
+        if "pyramid_retry" in settings:
+            config.include("pyramid_retry")
+        if "catch_all" in settings:
+            config.add_exception_view(lambda exc, r: Response("sorry"), Exception)
         if "retry" not in without:
             config.include("pyramid_sqlalchemy_sessions.retry")
         config.add_request_method(dbsession, reify=True)
@@ -618,3 +636,137 @@ def test_sample_of_the_documentation(run, engine):
 def without_versions(report: str) -> list[str]:
     """Return the lines of a report, without the version of the database."""
     return re.sub(r"sqlite [\d.]+", "sqlite", report).splitlines()
+
+
+# Old rows.
+
+
+def insert_old(engine: Engine, model: type, **columns: Any) -> None:
+    """Insert a row from before a setting or a column."""
+    values = {"data": pickle.dumps({}, 4), "flash": {}, "created": 1, "version": 1}
+    row = {"id": uuid.uuid4(), **values, **columns}
+    with engine.begin() as connection:
+        connection.execute(insert(model).values(row))
+
+
+def mend(engine: Engine, report: Report) -> None:
+    """Run the statements that the command has printed."""
+    found = re.findall(r"^ +((?:UPDATE|DELETE) [^;]+);", report.stdout, re.MULTILINE)
+    with engine.begin() as connection:
+        for statement in found:
+            connection.execute(text(statement))
+
+
+def rows_in(report: Report) -> list[str]:
+    """Return what was said of rows, of any level."""
+    return [e for e in report.hint + report.error if e.startswith("rows")]
+
+
+def test_rows_from_before_the_idle_timeout(run, engine):
+    """They are counted, and the statement that is printed gives them one."""
+    insert_old(engine, AsJSON, data={})
+    insert_old(engine, AsJSON, data={}, idle_expire=5)
+    report = run(AsJSON, idle_timeout="60")
+    (said,) = rows_in(report)
+    assert said.startswith("rows in 1 of the 2 rows idle_expire is NULL: the idle")
+    assert report.status == 0
+    mend(engine, report)
+    assert rows_in(run(AsJSON, idle_timeout="60")) == []
+    with Session(engine) as dbsession:
+        expires = sorted(row.idle_expire for row in dbsession.query(AsJSON))
+    assert expires[0] == 5
+    assert abs(expires[1] - time.time() - 60) < 10
+    assert rows_in(run(AsJSON)) == []
+
+
+def test_rows_from_before_config_mixins(run, engine):
+    """They have the application's settings, or get the present ones for good."""
+    insert_old(engine, Everything)
+    insert_old(engine, Everything, idle_timeout=7, renewal_timeout=7)
+    report = run(cookie_name="sid", cookie_path="/a%%20'b", renewal_timeout="60")
+    said = rows_in(report)
+    names = {each.split(" is NULL")[0].split()[-1] for each in said}
+    settings = {"cookie_path", "cookie_httponly", "renewal_try_every"}
+    settings |= {"extension_chance", "extension_deadline"}
+    assert names == {*settings, "idle_expire", "renewal_id"}
+    mend(engine, report)
+    assert rows_in(run()) == []
+    with Session(engine) as dbsession:
+        row = dbsession.query(Everything).one()
+        assert (row.cookie_path, row.cookie_httponly) == ("/a%20'b", True)
+        assert (row.extension_chance, row.renewal_try_every) == (100, 5)
+        assert row.idle_expire is None
+
+
+@on_servers
+def test_rows_that_cannot_be_read(run, engine):
+    """A NULL that no session has is an error; without data there is only deletion."""
+    types = {"version": "INTEGER", "created": "BIGINT", "flash": "JSON"}
+    types["data"] = "BYTEA" if engine.dialect.name == "postgresql" else "LONGBLOB"
+    for name, kind in types.items():
+        modify = {
+            "postgresql": f"ALTER {name} DROP NOT NULL",
+            "mysql": f"MODIFY {name} {kind} NULL",
+        }[engine.dialect.name]
+        alter(engine, f"ALTER TABLE check_own_timeout {modify}")
+    settings = {"cookie_path": "/"}
+    given = {"extension_chance": 1, "extension_deadline": 1}
+    for name in types:
+        insert_old(engine, OwnTimeout, **given)
+        alter(
+            engine,
+            f"UPDATE check_own_timeout SET {name} = NULL WHERE version IS NOT NULL"
+            " AND created IS NOT NULL AND flash IS NOT NULL",
+        )
+    report = run(OwnTimeout, **settings)
+    assert len(report.error) == 4
+    assert report.status == 1
+    mend(engine, report)
+    report = run(OwnTimeout, **settings)
+    assert (rows_in(report), report.status) == ([], 0)
+    with Session(engine) as dbsession:
+        assert {row.version for row in dbsession.query(OwnTimeout)} == {1}
+        assert {str(row.flash) for row in dbsession.query(OwnTimeout)} == {"{}"}
+        assert dbsession.query(OwnTimeout).count() == 3
+
+
+def test_first_rows(run, engine, monkeypatch):
+    """Of a large table so many rows are looked at, in one statement."""
+    monkeypatch.setattr(old_rows, "ENOUGH", 3)
+    for _ in range(5):
+        insert_old(engine, AsJSON, data={})
+    (said,) = rows_in(run(AsJSON, idle_timeout="60"))
+    assert said.startswith("rows in 3 of the first 3 rows idle_expire")
+
+
+# Retries without the include.
+
+
+@pytest.mark.parametrize("catch_all", [True, False])
+def test_pyramid_retry_alone(run, engine, catch_all):
+    """What it misses depends on the database, and on a catch-all exception view."""
+    app = {"without": "retry", "pyramid_retry": "1"}
+    (said,) = run(app={**app, **({"catch_all": "1"} if catch_all else {})}).hint
+    assert ("conflicts raised at the commit" in said) is catch_all
+    missed = {
+        "postgresql": "lock timeouts, lost connections",
+        "sqlite": "database is locked",
+        "mysql": "lock timeouts, changed records (innodb_snapshot_isolation), what a"
+        " cluster refuses, lost connections",
+    }[engine.dialect.name]
+    assert f"{missed}: config.include(" in said
+
+
+def test_pyramid_retry_alone_with_another_driver(run, engine, database_url):
+    """With drivers that zope.sqlalchemy does not know it is more."""
+    driver = {"postgresql": "pg8000", "mysql": "mysqldb"}.get(engine.dialect.name)
+    if driver is None:
+        pytest.skip("SQLite has one driver")
+    url = make_url(database_url)
+    drivername = f"{engine.dialect.name}+{driver}"
+    url = url.set(drivername=drivername).difference_update_query(["options"])
+    app = {"without": "retry", "pyramid_retry": "1"}
+    app["sqlalchemy.url"] = url.render_as_string(hide_password=False)
+    said = " ".join(run(app=app).hint)
+    assert "does not try again" in said
+    assert "deadlocks, lock timeouts" in said

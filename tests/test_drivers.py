@@ -6,6 +6,7 @@ cluster are raised by the server when it is told to, so that each driver reads t
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +19,7 @@ from pyramid_sqlalchemy_sessions.conflicts import (
     can_be_tried_again,
     was_lost_before_commit,
 )
+from pyramid_sqlalchemy_sessions.discretion import hushed
 from tests.drivers import (
     DRIVERS,
     Proxy,
@@ -324,3 +326,61 @@ def test_killed_connection(engine, rival, provoke, expected):
     wrapped, bare = errors_of(engine, provoke, rival)
     assert was_lost_before_commit(wrapped) is expected
     assert not can_be_tried_again(bare)
+
+
+# What servers quote.
+
+MARKER = "MaRkEr 'for key' MaRkEr"
+
+#: Statements that fail, and what the error says all the same.
+TALKATIVE: dict[str, dict[str, tuple[str, str]]] = {
+    "postgresql": {
+        "duplicate": ("VALUES (:m, 'x', 1), (:m, 'y', 2)", "duplicate key value"),
+        "not null": ("VALUES (:m, NULL, 1)", "null value in column"),
+        "number": ("VALUES ('a', 'b', :m)", "invalid input"),
+        "syntax": ("VALUES (:m, 'b', 1) garbage", "syntax error"),
+    },
+    "mariadb": {
+        "duplicate": ("VALUES (:m, 'x', 1), (:m, 'y', 2)", "for key 'PRIMARY'"),
+        "number": ("VALUES ('a', 'b', :m)", "Incorrect integer value: '...' for col"),
+        "syntax": ("VALUES ('a', 'b', 1) garbage :m", "near '...' at line 1"),
+    },
+    "sqlite": {"duplicate": ("VALUES (:m, 'x', 1), (:m, 'y', 2)", "UNIQUE constraint")},
+}
+
+
+@parametrized(TALKATIVE)
+@with_any_driver
+def test_errors_quote_nothing(engine, rival, provoke, expected):
+    """Neither the error nor what it was made from shows what was to be stored."""
+    with rival.begin() as connection:
+        columns = "name VARCHAR(40) PRIMARY KEY, word VARCHAR(9) NOT NULL, n INTEGER"
+        run(connection, f"CREATE TABLE talk ({columns})")
+    with (
+        engine.connect() as connection,
+        pytest.raises(DBAPIError) as info,
+        hushed(),
+    ):
+        connection.execute(text(f"INSERT INTO talk {provoke}"), {"m": MARKER})
+    error = info.value
+    shown = "".join(traceback.format_exception(error)) + repr((error, error.orig))
+    assert expected in shown
+    assert "MaRkEr" not in shown
+    assert str(error.orig) in str(error)
+
+
+def test_errors_of_the_application_stay_as_they_are(sqlite_engine: Engine) -> None:
+    """An error that is being handled meanwhile is not touched."""
+    own = ValueError("Duplicate entry 'a' for key b\nDETAIL: c")
+
+    def fail(connection: Connection) -> None:
+        try:
+            raise own
+        except ValueError:
+            with hushed():
+                run(connection, "SELECT FROM WHERE")
+
+    with sqlite_engine.connect() as connection, pytest.raises(DBAPIError) as info:
+        fail(connection)
+    assert info.value.orig.__context__ is own
+    assert own.args == ("Duplicate entry 'a' for key b\nDETAIL: c",)

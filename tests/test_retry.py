@@ -7,7 +7,9 @@ manner.
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -776,3 +778,34 @@ def test_without_pyramid_retry(monkeypatch):
     monkeypatch.setattr(retry, "pyramid_retry", None)
     with pytest.raises(ConfigurationError, match=r"sessions\[retry\]"):
         Configurator().include("pyramid_sqlalchemy_sessions.retry")
+
+
+# A file that threads share.
+
+
+def test_threads_that_share_a_file(sqlite_engine):
+    """With SQLite as its driver comes, no increment of four threads fails."""
+    Base.metadata.create_all(sqlite_engine)
+    application = Application(
+        sqlite_engine,
+        configure=lambda config: config.include("pyramid_sqlalchemy_sessions.retry"),
+    )
+    browser = Browser(application)
+    browser.visit(lambda request: request.session.update(n=0))
+
+    def increment(request):
+        request.session["n"] += 1
+
+    application.view = increment
+    start = threading.Barrier(4)
+
+    def write(cookie):
+        other = Browser(application)
+        other.set_cookie("session", cookie)
+        start.wait()
+        for _ in range(20):
+            other.get("/")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, [browser.cookie] * 4))
+    assert browser.ask(lambda session: session["n"]) == 80

@@ -33,7 +33,7 @@ class StoredSessionPanel(DebugPanel):  # type: ignore[misc]  # it comes without 
     def __init__(self, request: Any):
         # The attempts of pyramid_retry have one environ, and so one list.
         self._traces: list[Trace] = request.environ.setdefault(TRACES, [])
-        self.data = {"traces": self._traces}
+        self.data: dict[str, Any] = {"traces": self._traces}
 
     @property
     def _fate(self) -> Note | None:
