@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..exceptions import ConfigurationError
 from ..trace import TRACES, Note, Trace
 
 try:
     import pyramid_debugtoolbar
-    from pyramid_debugtoolbar.panels import DebugPanel
 except ImportError:  # pragma: no cover - depends on what is installed
-    pyramid_debugtoolbar, DebugPanel = None, object
+    pyramid_debugtoolbar = None
+
+if TYPE_CHECKING or pyramid_debugtoolbar is None:  # pragma: no cover
+    # For type checkers as well: the toolbar comes without types.
+    DebugPanel = object
+else:
+    from pyramid_debugtoolbar.panels import DebugPanel
 
 __all__ = ["includeme"]
 
 _PANELS = "debugtoolbar.extra_panels"
 
 
-class StoredSessionPanel(DebugPanel):  # type: ignore[misc]  # it comes without types
+class StoredSessionPanel(DebugPanel):
     """Shows what a request did with its session, what became of it, and why.
 
     It looks at what the session tells by itself. It doesn't load it, or write.
