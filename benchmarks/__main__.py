@@ -14,7 +14,7 @@ from .report import as_json, server_of, tables, versions
 from .workloads import WORKLOADS
 
 EFFORT = Effort(generations=3, rounds=60, turn=0.004)
-QUICK = Effort(generations=1, rounds=40, turn=0.004)
+QUICK = Effort(generations=1, rounds=20, turn=0.004)
 
 
 def main(arguments: Sequence[str] | None = None, effort: Effort | None = None) -> None:
@@ -66,7 +66,7 @@ def _there(names: Sequence[str]) -> list[str]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less than three minutes")
+    parser.add_argument("--quick", action="store_true", help="less than two minutes")
     parser.add_argument("--json", metavar="FILE", help="write the results there, too")
     parser.add_argument(
         "--database",

@@ -218,7 +218,7 @@ def alone(
     """Return the median time of a request in each way, as a ratio to the first one."""
     engine = engine_of(url, level)
     if engine.dialect.name == "postgresql":
-        event.listen(engine, "connect", _do_not_wait_for_the_disk)
+        event.listen(engine, "connect", do_not_wait_for_the_disk)
     applications = {way: Application(engine, Contended, **SETTINGS) for way in prepared}
     for way, prepare in prepared.items():
         applications[way].view = lambda request: request.session["n"]
@@ -242,7 +242,8 @@ def alone(
     }
 
 
-def _do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
+def do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
+    """Let commits of a connection to PostgreSQL return before they are on the disk."""
     connection.cursor().execute("SET synchronous_commit = off")
     connection.commit()
 

@@ -10,10 +10,17 @@ from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url, text
 
-__all__ = ["DATABASES", "do_not_wait_for_the_disk", "places"]
+__all__ = ["DATABASES", "SQLITE_PRAGMAS", "do_not_wait_for_the_disk", "places"]
 
 #: Those that are measured unless the command line names others.
-DATABASES = ("sqlite://", "postgresql+psycopg2://postgres@/test")
+DATABASES = (
+    "sqlite://",
+    "postgresql+psycopg2://postgres@/test",
+    "mysql+pymysql://root@127.0.0.1:3306/test",
+)
+
+#: How SQLite is set up: as applications with more than one worker have it.
+SQLITE_PRAGMAS = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL")
 
 
 @contextmanager
@@ -42,11 +49,12 @@ def places(database: str, number: int) -> Iterator[list[str]]:
 
 
 def do_not_wait_for_the_disk(engine: Engine) -> None:
-    """Let SQLite leave the writing to the operating system."""
+    """Let SQLite's commits wait for the disk as rarely as is safe."""
 
     def on_connect(connection: Any, record: Any) -> None:
         cursor = connection.cursor()
-        cursor.execute("PRAGMA synchronous = OFF")
+        for pragma in SQLITE_PRAGMAS:
+            cursor.execute(pragma)
         cursor.close()
 
     if engine.dialect.name == "sqlite":

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import zope.sqlalchemy
-from sqlalchemy import Engine, engine_from_config, inspect, select
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import Engine, inspect, select
+from sqlalchemy.orm import Session
 
 from .models import Base, Product, User
 
@@ -22,26 +21,10 @@ PRODUCTS = [
 
 
 def includeme(config: Any) -> None:
-    """Give every request a ``dbsession`` that pyramid_tm commits or rolls back.
-
-    This is what Pyramid's cookiecutter makes, on one page.
-    """
-    settings = config.get_settings()
-    settings["tm.manager_hook"] = "pyramid_tm.explicit_manager"
-    config.include("pyramid_tm")
+    """Give every request a ``dbsession`` that pyramid_tm commits or rolls back."""
+    config.include("pyramid_sqlalchemy_sessions.dbsession")
     config.include("pyramid_sqlalchemy_sessions.retry")
-
-    engine = engine_from_config(settings, "sqlalchemy.")
-    dbsession_factory = sessionmaker(engine)
-    config.registry["dbsession_factory"] = dbsession_factory
-
-    def dbsession(request: Any) -> Session:
-        dbsession = dbsession_factory(info={"request": request})
-        zope.sqlalchemy.register(dbsession, transaction_manager=request.tm)
-        return dbsession
-
-    config.add_request_method(dbsession, reify=True)
-    prepare(engine)
+    prepare(config.registry["dbsession_factory"].kw["bind"])
 
 
 class OutdatedDatabase(Exception):

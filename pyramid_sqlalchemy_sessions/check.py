@@ -19,25 +19,19 @@ from pyramid.csrf import LegacySessionCSRFStoragePolicy
 from pyramid.interfaces import (
     IAuthenticationPolicy,
     ICSRFStoragePolicy,
-    IExceptionViewClassifier,
-    IExecutionPolicy,
-    IRequest,
     ISecurityPolicy,
     ISessionFactory,
-    ITweens,
-    IView,
 )
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm.exc import StaleDataError
-from zope.interface import implementedBy
 
 from .check_findings import Finding, error, hint, ok
+from .check_transactions import findings_of_transactions
 from .collector import can_expire
-from .columns import MYSQL
 from .command import PREFIX, factory_of, make_parser, run, summary
 from .features.csrf import CSRF
 from .host import dbsession_of
-from .retry import PYRAMID_TM, TWEEN
+from .reseal import census_of
 from .schema import findings_of_database
 from .session import SessionFactory
 from .session_config import TIMEOUTS, SessionConfig
@@ -91,7 +85,7 @@ def _findings(request: Any, factory: SessionFactory, prefix: str) -> Iterator[Fi
     yield from _of_timeouts(config)
     yield from _of_csrf(config, request.registry)
     yield from _of_logins(request.registry)
-    yield from _of_transactions(request, config)
+    yield from findings_of_transactions(request, config)
     yield from _of_database(request, config)
 
 
@@ -221,73 +215,6 @@ _WITHOUT_ROTATION = (
 )
 
 
-def _of_transactions(request: Any, config: SessionConfig) -> Iterator[Finding]:
-    tweens = request.registry.queryUtility(ITweens)
-    names = {name for name, _ in tweens.explicit or tweens.implicit()}
-    if PYRAMID_TM not in names:
-        yield hint(
-            "pyramid_tm",
-            "is not included: sessions are stored in transactions of their own,"
-            " whatever becomes of the application's",
-        )
-    elif getattr(request.tm, "explicit", False):
-        yield ok("pyramid_tm", "has an explicit transaction manager")
-    else:
-        yield hint(
-            "pyramid_tm",
-            "has the thread's transaction manager, which cannot tell where nobody"
-            " commits: set tm.manager_hook = pyramid_tm.explicit_manager",
-        )
-    if TWEEN in names:
-        yield ok("retries", "conflicts are tried again")
-    else:
-        yield hint("retries", f"{_missed(request, config)}: {_INCLUDE_RETRY}")
-
-
-_INCLUDE_RETRY = 'config.include("pyramid_sqlalchemy_sessions.retry")'
-
-
-def _missed(request: Any, config: SessionConfig) -> str:
-    """Say what isn't tried again without the library's include."""
-    registry = request.registry
-    policy = registry.queryUtility(IExecutionPolicy)
-    if not getattr(policy, "__module__", "").startswith("pyramid_retry"):
-        return "a request that conflicts with another one fails"
-    dbsession = dbsession_of(request, config.settings.dbsession_name)
-    dialect = dbsession.get_bind(mapper=config.table.mapper).dialect
-    kind = "mysql" if dialect.name in MYSQL else dialect.name
-    missed = list(_MISSED.get(kind, ()))
-    if missed and dialect.driver not in _KNOWN:
-        missed[:0] = _MORE_MISSED.get(kind, ())
-    required = (IExceptionViewClassifier, IRequest, implementedBy(StaleDataError))
-    if registry.adapters.lookup(required, IView):
-        missed.insert(0, "conflicts raised at the commit (an exception view answers)")
-    if not missed:
-        return "conflicts are tried again, at once and not after a random time"
-    return f"pyramid_retry by itself does not try again: {', '.join(missed)}"
-
-
-#: By the name of the dialect.
-_MISSED = {
-    "postgresql": ("lock timeouts", "lost connections"),
-    "mysql": (
-        "lock timeouts",
-        "changed records (innodb_snapshot_isolation)",
-        "what a cluster refuses",
-        "lost connections",
-    ),
-    "sqlite": ("database is locked",),
-}
-
-#: What zope.sqlalchemy has pyramid_retry try again with these drivers, and not with
-#: others.
-_KNOWN = ("psycopg2", "psycopg", "pymysql", "pysqlite", "aiosqlite")
-_MORE_MISSED = {
-    "postgresql": ("serialization failures", "deadlocks"),
-    "mysql": ("deadlocks",),
-}
-
-
 # The database.
 
 
@@ -296,7 +223,9 @@ def _of_database(request: Any, config: SessionConfig) -> Iterator[Finding]:
     dbsession = dbsession_of(request, config.settings.dbsession_name)
     with _transaction(manager):
         try:
-            yield from findings_of_database(config, config.table.connection(dbsession))
+            connection = config.table.connection(dbsession)
+            yield from findings_of_database(config, connection)
+            yield from _of_encryption(config, connection)
         except SQLAlchemyError as exc:
             yield error("database", summary(exc))
             return
@@ -308,6 +237,35 @@ def _of_database(request: Any, config: SessionConfig) -> Iterator[Finding]:
             "is not joined to the transaction of the request:"
             " zope.sqlalchemy.register(dbsession, transaction_manager=request.tm)",
         )
+
+
+def _of_encryption(config: SessionConfig, connection: Connection) -> Iterator[Finding]:
+    seal = config.table.seal
+    if seal is None:
+        return
+    found = census_of(connection, config)
+    if found.lost:
+        yield error(
+            "encryption",
+            f"{found.lost} sessions cannot be read: their key is not in secret_key."
+            " Add it to the ring, or delete them",
+        )
+    if found.plain and not seal.accepts_plain:
+        yield error(
+            "encryption",
+            f"{found.plain} sessions cannot be read: they are not encrypted. Set"
+            " encrypted_accept_plain, and run pyramid_session_gc --reseal",
+        )
+    elif found.stale:
+        yield hint(
+            "encryption",
+            f"{found.stale} sessions are to be encrypted with the first key:"
+            " pyramid_session_gc --reseal",
+        )
+    if not found.stale:
+        yield ok("encryption", "all sessions are encrypted with the first key")
+    if seal.accepts_plain and not found.plain:
+        yield hint("encryption", "encrypted_accept_plain is not needed any more")
 
 
 @contextmanager

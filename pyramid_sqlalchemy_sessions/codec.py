@@ -14,7 +14,14 @@ from uuid import UUID
 from .exceptions import InconsistentDataError
 from .settings import shown
 
-__all__ = ["JSON_CODEC", "PICKLE_CODEC", "Codec", "copy_message", "json_text"]
+__all__ = [
+    "JSON_CODEC",
+    "JSON_TEXT_CODEC",
+    "PICKLE_CODEC",
+    "Codec",
+    "copy_message",
+    "json_text",
+]
 
 #: The protocol of stored pickles: every supported Python reads and writes it.
 PICKLE_PROTOCOL = 4
@@ -104,8 +111,23 @@ class JSONCodec:
                 )
 
 
+class JSONTextCodec(JSONCodec):
+    """The same JSON as a text in UTF-8, for a column that is sealed."""
+
+    def loads(self, raw: Any) -> dict[Any, Any]:
+        try:
+            content: Any = json.loads(raw)
+        except Exception as exc:
+            raise _unreadable(None, exc) from None
+        return super().loads(content)
+
+    def dumps(self, content: Mapping[Any, Any]) -> Any:
+        return json_text(super().dumps(content)).encode()
+
+
 PICKLE_CODEC = PickleCodec()
 JSON_CODEC = JSONCodec()
+JSON_TEXT_CODEC = JSONTextCodec()
 
 
 def json_text(value: Any) -> str:

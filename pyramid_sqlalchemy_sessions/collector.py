@@ -18,7 +18,7 @@ from .session_config import SessionConfig
 from .turns import Turn
 from .walks import Gone, walk_of
 
-__all__ = ["Report", "can_expire", "count_expired", "delete_expired"]
+__all__ = ["Report", "can_expire", "connected", "count_expired", "delete_expired"]
 
 
 class Report:
@@ -67,7 +67,7 @@ def can_expire(config: SessionConfig) -> bool:
 
 def count_expired(bind: Engine | Connection, config: SessionConfig) -> int:
     """Return how many sessions have expired by now."""
-    with _connected(bind) as turn:
+    with connected(bind) as turn:
         walk = walk_of(turn, config)
         return 0 if walk is None else walk.count(turn)
 
@@ -104,7 +104,7 @@ def _batches(
     limit: int | None,
     report: Report | None,
 ) -> Iterator[int]:
-    with _connected(bind) as turn:
+    with connected(bind) as turn:
         walk = walk_of(turn, config, report is not None)
         if walk is None:
             return
@@ -126,7 +126,8 @@ def _batches(
 
 
 @contextmanager
-def _connected(bind: Engine | Connection) -> Generator[Turn]:
+def connected(bind: Engine | Connection) -> Generator[Turn]:
+    """Connect for transactions of one's own, or take part in the caller's."""
     if isinstance(bind, Connection):
         yield Turn(bind, False)
         return

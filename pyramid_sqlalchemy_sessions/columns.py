@@ -59,7 +59,7 @@ _HIGHEST = {
 _REMEDY = "was it written by another program? Correct it, or delete the row"
 
 #: The columns whose values come from the application.
-_GIVEN = ("userid", "data")
+_GIVEN = ("userid", "data", "flash")
 #: Those that can be larger than a packet.
 _LARGE = ("data", "flash")
 #: What the rest of a statement takes, at the most.

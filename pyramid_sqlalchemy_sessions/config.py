@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .exceptions import ConfigurationError
+from .model import EncryptedDataMixin
 from .serializer import (
     KEY_SIZES,
     AESGCMSerializer,
@@ -43,16 +44,21 @@ def factory_args_from_settings(
     the other settings that are given, as they are given. A setting that isn't given is
     not in the result (version 0.1.0 put its default there): the factory adds the
     defaults, and refuses what is given for a mixin that the model lacks. `prefix` is
-    for the factory's errors, which call a setting what your ini file calls it. Names
-    that are unknown or lack the prefix are passed over.
+    for the factory's errors, which call a setting what your ini file calls it. A model
+    with `EncryptedDataMixin` gets the keys of `secret_key` as `data_keys`. Names that
+    are unknown or lack the prefix are passed over.
 
     Raises `ConfigurationError` if the secret key or the model class is missing or
     invalid. Nothing else is checked here: `get_session_factory` does that.
     """
+    keys = _keys(settings, prefix)
+    model_class = _model_class(settings, maybe_dotted, prefix)
+    is_encrypted = issubclass(model_class, EncryptedDataMixin)
     return {
-        "serializer": _serializer(settings, prefix),
-        "model_class": _model_class(settings, maybe_dotted, prefix),
+        "serializer": AESGCMSerializer(keys),
+        "model_class": model_class,
         "prefix": prefix,
+        **({"data_keys": keys} if is_encrypted else {}),
         **{
             setting.name: settings[prefix + setting.name]
             for setting in SETTINGS
@@ -93,8 +99,8 @@ def generate_secret_key(size: int = 32) -> str:
     return urlsafe_b64encode(secrets.token_bytes(size)).decode("ascii")
 
 
-def _serializer(settings: Mapping[str, Any], prefix: str) -> AESGCMSerializer:
-    """Return what the key ring makes; no error ever shows one of the keys."""
+def _keys(settings: Mapping[str, Any], prefix: str) -> list[str]:
+    """Return the texts of the keys; no error ever shows one of them."""
     text = settings.get(prefix + "secret_key")
     if text is None or text == "":
         raise ConfigurationError(f"{prefix}secret_key is missing; {_REMEDY}")
@@ -109,7 +115,7 @@ def _serializer(settings: Mapping[str, Any], prefix: str) -> AESGCMSerializer:
             f"{prefix}secret_key must be random, but repeats a few characters again and"
             f" again, so that it can be guessed; {_REMEDY}"
         )
-    return AESGCMSerializer(keys)
+    return keys
 
 
 def _model_class(

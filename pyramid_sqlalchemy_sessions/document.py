@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from .codec import Codec
+from .exceptions import InconsistentDataError
+from .sealing import opened
 
 __all__ = ["MISSING", "Document", "DocumentPatch", "Entry"]
 
@@ -81,7 +83,7 @@ class Document:
         """The working copy, for looking only. The look itself isn't noted."""
         content = self._content
         if content is None:
-            content = self._content = self.codec.loads(self.raw)
+            content = self._content = self.codec.loads(opened(self.raw))
         return content
 
     def has(self, key: Any) -> bool:
@@ -96,6 +98,11 @@ class Document:
         if type(value) not in _CONSTANT:
             self._lent.add(key)
         return value
+
+    def look(self, keys: Iterable[Any]) -> dict[Any, Any]:
+        """Return the working copy, for looking at these keys."""
+        self._seen.update(keys)
+        return self.content
 
     def all(self) -> dict[Any, Any]:
         """Return the working copy, for looking at all keys."""
@@ -148,12 +155,18 @@ class Document:
             return MISSING
         encoded = self.encode()
         if isinstance(encoded, bytes):
-            if encoded == self.raw:
+            if self._is_stored(encoded):
                 return MISSING
             if self._replaced or self._written:
                 return encoded
-        stored = {} if self.raw is None else self.codec.loads(self.raw)
+        stored = {} if self.raw is None else self.codec.loads(opened(self.raw))
         return encoded if self.changed_keys(stored) else MISSING
+
+    def _is_stored(self, encoded: bytes) -> bool:
+        try:
+            return bool(encoded == opened(self.raw))
+        except InconsistentDataError:  # it was replaced without a look at it
+            return False
 
     def changed_keys(self, before: Mapping[Any, Any]) -> list[Any]:
         """Return the keys whose values differ from those before, in the dict's order.
@@ -216,7 +229,8 @@ class Document:
         """Tell whether anything that a patch of this looked at is another one now."""
         if not (patch.seen or patch.seen_all):
             return False  # so that what can't be read needn't be
-        if isinstance(self.raw, bytes) and self.raw == now.raw:
+        stored = opened(self.raw)
+        if isinstance(stored, bytes) and stored == opened(now.raw):
             return False
         before, after = self.content, now.content
         if patch.seen_all and list(before) != list(after):

@@ -21,11 +21,14 @@ log: logging.Logger = logging.getLogger(__name__)
 
 def respond(visit: Visit, request: Any, response: Any) -> None:
     """Do what is left to do, and write the headers. A response callback."""
-    _make_way(visit)
+    has_more = bool(visit.findings or visit.outside)
+    if has_more:
+        _make_way(visit)
     visit.answer.is_made = True
     if visit.unit is None:
-        _warn_of_manager(visit)
-        follow_up(visit)
+        if has_more:
+            _warn_of_manager(visit)
+            follow_up(visit)
         visit.answer.make(response)
         return
     # A subrequest, whose cookie waits for the transaction of the outer request; or

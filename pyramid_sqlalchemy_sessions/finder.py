@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session as DBSession
 
 from .answer import Answer
@@ -82,7 +83,6 @@ class Finder:
             # A subrequest may have a dbsession of its own, with another connection: one
             # of the two would wait forever for what the other has written.
             self.dbsession = unit.dbsession_of(state) or dbsession
-            self.note_options(self.dbsession)
             userid = state.values.get("userid")
             is_same = ticket == self.ticket and userid == self._userid
             if verdict is Verdict.LATE and forgives and is_same:
@@ -106,14 +106,22 @@ class Finder:
 
     def note_options(self, dbsession: DBSession) -> None:
         """Remember how the application has set up the connection."""
-        connection = self._config.table.connection(dbsession)
+        self._note(self._config.table.connection(dbsession))
+
+    def _note(self, connection: Connection) -> None:
         self.options = connection.get_execution_options()
 
     def load(
         self, unit: Unit, dbsession: DBSession, ticket: Ticket, lock: bool
     ) -> tuple[State | None, Verdict | None]:
         """Load what the ticket stands for, and judge it."""
-        state = unit.load(self._config, dbsession, ticket.id, lock)
+        state = unit.state_of(self._config, ticket.id)
+        if state is None:
+            connection = self._config.table.connection(dbsession, writes=lock)
+            self._note(connection)
+            state = unit.load(self._config, dbsession, connection, ticket.id, lock)
+        else:
+            self.note_options(unit.dbsession_of(state) or dbsession)
         verdict = self._verdict_on(state, ticket)
         is_elsewhere = self._config.table.writes_elsewhere
         if verdict is not Verdict.VALID and is_elsewhere(dbsession):

@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import delete
@@ -17,6 +17,7 @@ from .after_commit import send
 from .collector import Report, can_expire, count_expired, delete_expired
 from .command import factory_of, make_parser, run
 from .host import dbsession_of
+from .reseal import census_of, reseal
 from .session_config import SessionConfig
 
 __all__ = ["main"]
@@ -51,6 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="show neither progress nor result; one line is logged all the same",
     )
+    anew = parser.add_mutually_exclusive_group()
+    anew.add_argument(
+        "--reseal",
+        action="store_true",
+        help="instead, encrypt with the first key what isn't (EncryptedDataMixin)",
+    )
+    anew.add_argument(
+        "--unseal",
+        action="store_true",
+        help="instead, decrypt what is encrypted, before EncryptedDataMixin is removed",
+    )
     return run(parser, argv, _collect)
 
 
@@ -66,6 +78,8 @@ def _collect(request: Any, arguments: argparse.Namespace) -> int:
     config = factory.config
     name = factory.model_class.__qualname__
     say = _be_silent if arguments.quiet else print
+    if arguments.reseal or arguments.unseal:
+        return _reseal(_engine_of(request, config), config, arguments, say)
     if not can_expire(config):
         say(f"No timeout is set: no {name} can expire.")
         log.info("No timeout is set: no %s can expire.", name)
@@ -88,6 +102,30 @@ def _collect(request: Any, arguments: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     log.info("Deleted %d expired of %s in %.1f s.", number, name, seconds)
     return 0
+
+
+def _reseal(
+    engine: Engine,
+    config: SessionConfig,
+    arguments: argparse.Namespace,
+    say: Callable[[str], None],
+) -> int:
+    """Seal or unseal all rows; the exit status is 1 if some of them can't be opened."""
+    name, number = config.table.model_class.__qualname__, 0
+    if not arguments.dry_run:
+        with tqdm(disable=arguments.quiet or not sys.stderr.isatty()) as bar:
+            for batch in reseal(engine, config, arguments.batch_size, arguments.unseal):
+                number += batch
+                bar.update(batch)
+    left = census_of(engine, config)
+    remaining = left.sealed if arguments.unseal else left.stale
+    done = "decrypted" if arguments.unseal else "encrypted anew"
+    text = f"{number} of {name} {done}, {remaining} are left"
+    if left.lost:
+        text += f", {left.lost} of them with a key that is not in the ring"
+    say(f"{text}.")
+    log.info("%s.", text)
+    return 1 if remaining and not arguments.dry_run else 0
 
 
 def _be_silent(message: str) -> None:

@@ -28,6 +28,7 @@ except ImportError:  # pragma: no cover - depends on what is installed
 
 __all__ = [
     "COMMITTING",
+    "ZOPE_EVENTS",
     "Phase",
     "commits_after_exception_view",
     "csrf_key_of",
@@ -47,6 +48,9 @@ __all__ = [
     "vary_with",
     "will_be_retried",
 ]
+
+#: Where a dbsession of our include keeps what zope.sqlalchemy's listeners do.
+ZOPE_EVENTS = "pyramid_sqlalchemy_sessions.zope_events"
 
 # Values of a transaction's ``status``, which ITransaction documents.
 COMMITTING = "Committing"
@@ -189,6 +193,7 @@ def _made_like(dbsession: Session) -> Session:
             setattr(twin, name, value)
     dispatch._update(dbsession.dispatch, only_propagate=False)
     # But not zope.sqlalchemy's, which would let it join the application's manager.
+    twin.info.pop(ZOPE_EVENTS, None)
     zope = datamanager.ZopeTransactionEvents
     for name in vars(zope):
         listeners: Any = getattr(getattr(dispatch, name, None), "listeners", ())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import JSON
 from sqlalchemy import inspect as sqlalchemy_inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper
 
 from .exceptions import ConfigurationError
 
-__all__ = ["column_of", "mapper_of", "python_type"]
+__all__ = ["column_of", "mapper_of", "python_type", "refuse_json"]
 
 
 def python_type(column: Any) -> Any:
@@ -40,3 +41,12 @@ def column_of(mapper: Mapper[Any], name: str) -> Any:
             " of its own table"
         )
     return column
+
+
+def refuse_json(model_class: type, column: Any, remedy: str) -> None:
+    """Raise ConfigurationError if the column is of the type JSON."""
+    if isinstance(column.type, JSON):
+        raise ConfigurationError(
+            f"the column {column.key!r} of the model {model_class.__qualname__} is of"
+            f" the type JSON: {remedy}"
+        )

@@ -31,6 +31,7 @@ __all__ = [
     "ConfigCookieMixin",
     "ConfigIdleMixin",
     "ConfigRenewalMixin",
+    "EncryptedDataMixin",
     "FullyFeaturedSession",
     "IdleMixin",
     "JSONDataMixin",
@@ -65,6 +66,14 @@ class JSONDataMixin:
     """
 
 
+class EncryptedDataMixin:
+    """Encrypt the session's dict and its flash messages in the table.
+
+    Whoever reads the table sees neither. What another program has written there is
+    refused, and never unpickled. All other columns stay as they are.
+    """
+
+
 class BaseMixin:
     """What every session model has among its bases.
 
@@ -78,7 +87,6 @@ class BaseMixin:
     if TYPE_CHECKING:
         id: Mapped[uuid.UUID]
         created: Mapped[int]
-        flash: Mapped[Any]
         version: Mapped[int]
         renewal_id: Mapped[uuid.UUID | None]
         rotated: Mapped[int | None]
@@ -88,7 +96,6 @@ class BaseMixin:
     id = mapped_column(Uuid, primary_key=True)
     #: When the session was made, in seconds since the epoch.
     created = mapped_column(BigInteger, nullable=False)
-    flash = mapped_column(JSON, nullable=False)
     #: How often the row was written: no write may overwrite one that it did not see.
     version = mapped_column(Integer, nullable=False)
     #: What the cookie carries beside the id; NULL until there is one.
@@ -104,11 +111,26 @@ class BaseMixin:
     @declared_attr
     def data(cls):  # type: ignore[no-untyped-def]
         """The session's dict: a pickle, or JSON with JSONDataMixin."""
-        if issubclass(cls, JSONDataMixin):  # type: ignore[arg-type]
-            return mapped_column(JSON, nullable=False)
-        # 64 KiB is all that a plain BLOB of MariaDB and MySQL holds.
-        binary = LargeBinary().with_variant(LONGBLOB(), "mysql", "mariadb")
-        return mapped_column(binary, nullable=False)
+        return _document(cls, JSONDataMixin)
+
+    @declared_attr
+    def flash(cls):  # type: ignore[no-untyped-def]
+        """The flash messages: JSON, from names of queues to lists of messages."""
+        return _document(cls, BaseMixin)
+
+
+def _document(model_class: Any, in_json: type) -> Any:
+    """Return a column: JSON for models with the mixin, and bytes for all others.
+
+    What is sealed is bytes, too.
+    """
+    if issubclass(model_class, in_json) and not issubclass(
+        model_class, EncryptedDataMixin
+    ):
+        return mapped_column(JSON, nullable=False)
+    # 64 KiB is all that a plain BLOB of MariaDB and MySQL holds.
+    binary = LargeBinary().with_variant(LONGBLOB(), "mysql", "mariadb")
+    return mapped_column(binary, nullable=False)
 
 
 class FullyFeaturedSession(

@@ -96,11 +96,12 @@ def events_of(state: State, outcome: Outcome) -> list[SessionEvent]:
     before, after = outcome.before, outcome.after
     if after is None:
         return events
-    fingerprint, userid = tell(after["id"]), after.get("userid")
+    userid = after.get("userid")
     if before is None:
-        why = "data" if userid is None else "login"
+        fingerprint, why = tell(after["id"]), "data" if userid is None else "login"
         events.append(SessionCreatedEvent(state.by, fingerprint, userid, why))
     elif outcome.is_rotated:
+        fingerprint = tell(after["id"])
         was = before.get("userid")
         why = "rotate" if was == userid else "login" if was is None else "switch"
         if userid is None and was is not None:

@@ -42,6 +42,10 @@ class Outside:
     def __init__(self) -> None:
         self._segments: list[_Segment] = []
 
+    def __bool__(self) -> bool:
+        """Whether anything was looked at or changed outside."""
+        return bool(self._segments)
+
     def open(self, start: State, request: Any) -> State:
         """Return a copy of a state to work on from now on."""
         self._segments.append(_Segment(phase_of(request), start))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from .codec import copy_message
 from .exceptions import InconsistentDataError
+from .sealing import opened
 
 __all__ = ["Queues", "QueuesPatch"]
 
@@ -76,8 +77,14 @@ class Queues:
     def may_differ(self) -> bool:
         """Whether the column has to hold anything else than it does."""
         if self._cleared or self._pushed:
-            return bool(self.raw != self.encode())
-        return not self._popped.isdisjoint(self.raw)
+            return not self._is_stored(self.encode())
+        return bool(self._popped) and not self._popped.isdisjoint(opened(self.raw))
+
+    def _is_stored(self, encoded: dict[str, list[Any]]) -> bool:
+        try:
+            return bool(encoded == opened(self.raw))
+        except InconsistentDataError:  # it was cleared without a look at it
+            return False
 
     def encode(self) -> dict[str, list[Any]]:
         """Return the queues as the column takes them."""
@@ -117,7 +124,7 @@ class Queues:
         return any(before.get(queue) != after.get(queue) for queue in patch.seen)
 
     def _stored(self) -> dict[str, list[Any]]:
-        raw = {} if self._cleared else self.raw
+        raw = {} if self._cleared else opened(self.raw)
         if not (
             isinstance(raw, dict) and all(type(each) is list for each in raw.values())
         ):

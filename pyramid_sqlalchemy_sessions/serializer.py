@@ -8,7 +8,7 @@ import secrets
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
 from operator import eq
-from typing import Protocol
+from typing import Any, Protocol
 
 from .exceptions import ConfigurationError, CookieCryptoError, InvalidCookieError
 
@@ -17,9 +17,9 @@ __all__ = ("AESGCMSerializer", "Serializer")
 # The wire format of 0.1.0: nonce, tag, ciphertext. GCM takes nonces of any length (NIST
 # SP 800-38D, 5.2.1.1); 16 bytes is PyCryptodome's default, and does not repeat by
 # chance.
-_NONCE_SIZE = 16
-_TAG_SIZE = 16
-_OVERHEAD = _NONCE_SIZE + _TAG_SIZE
+NONCE_SIZE = 16
+TAG_SIZE = 16
+_OVERHEAD = NONCE_SIZE + TAG_SIZE
 KEY_SIZES = (16, 24, 32)
 # Base64 text of 16, 24 or 32 bytes; the padding may be missing.
 _KEY = re.compile("[A-Za-z0-9_-]{22}(==)?|[A-Za-z0-9_-]{32}|[A-Za-z0-9_-]{43}=?")
@@ -45,18 +45,20 @@ class Serializer(Protocol):
     def loads(self, value: bytes | str, /) -> bytes: ...
 
 
-class _Cipher(Protocol):
+class Cipher(Protocol):
     """AES-GCM with one key.
 
-    ``encrypt`` returns the tag, then the ciphertext; ``decrypt`` returns None for what
-    is not authentic.
+    ``encrypt`` returns the ciphertext, then the tag (16 bytes); ``decrypt`` takes that,
+    and returns None for what is not authentic. Both need the same ``context``.
     """
 
     def __init__(self, key: bytes) -> None: ...
 
-    def encrypt(self, nonce: bytes, data: bytes) -> bytes: ...
+    def encrypt(self, nonce: bytes, data: bytes, context: bytes | None) -> bytes: ...
 
-    def decrypt(self, nonce: bytes, tag: bytes, ciphertext: bytes) -> bytes | None: ...
+    def decrypt(
+        self, nonce: bytes, sealed: bytes, context: bytes | None
+    ) -> bytes | None: ...
 
 
 class _PyCryptodomeCipher:
@@ -71,20 +73,27 @@ class _PyCryptodomeCipher:
         self._aes = AES
         self._key = key
 
-    def encrypt(self, nonce: bytes, data: bytes) -> bytes:
+    def _gcm(self, nonce: bytes, context: bytes | None) -> Any:
         gcm = self._aes.new(self._key, self._aes.MODE_GCM, nonce=nonce)
-        ciphertext, tag = gcm.encrypt_and_digest(data)
-        return tag + ciphertext
+        return gcm if context is None else gcm.update(context)
 
-    def decrypt(self, nonce: bytes, tag: bytes, ciphertext: bytes) -> bytes | None:
-        gcm = self._aes.new(self._key, self._aes.MODE_GCM, nonce=nonce)
+    def encrypt(self, nonce: bytes, data: bytes, context: bytes | None) -> bytes:
+        ciphertext, tag = self._gcm(nonce, context).encrypt_and_digest(data)
+        sealed: bytes = ciphertext + tag
+        return sealed
+
+    def decrypt(
+        self, nonce: bytes, sealed: bytes, context: bytes | None
+    ) -> bytes | None:
+        gcm, at = self._gcm(nonce, context), len(sealed) - TAG_SIZE
         try:
-            return gcm.decrypt_and_verify(ciphertext, tag)
+            data: bytes = gcm.decrypt_and_verify(sealed[:at], sealed[at:])
         except ValueError:
             return None
+        return data
 
 
-_cipher_class: type[_Cipher]
+_cipher_class: type[Cipher]
 
 try:
     from cryptography.exceptions import InvalidTag
@@ -97,17 +106,23 @@ else:
         def __init__(self, key: bytes) -> None:
             self._aead = AESGCM(key)
 
-        def encrypt(self, nonce: bytes, data: bytes) -> bytes:
-            sealed = self._aead.encrypt(nonce, data, None)
-            return sealed[-_TAG_SIZE:] + sealed[:-_TAG_SIZE]
+        def encrypt(self, nonce: bytes, data: bytes, context: bytes | None) -> bytes:
+            return self._aead.encrypt(nonce, data, context)
 
-        def decrypt(self, nonce: bytes, tag: bytes, ciphertext: bytes) -> bytes | None:
+        def decrypt(
+            self, nonce: bytes, sealed: bytes, context: bytes | None
+        ) -> bytes | None:
             try:
-                return self._aead.decrypt(nonce, ciphertext + tag, None)
+                return self._aead.decrypt(nonce, sealed, context)
             except InvalidTag:
                 return None
 
     _cipher_class = _CryptographyCipher
+
+
+def cipher_of(key: bytes) -> Cipher:
+    """Return AES-GCM with the key, by the faster package that's installed."""
+    return _cipher_class(key)
 
 
 class AESGCMSerializer:
@@ -128,8 +143,8 @@ class AESGCMSerializer:
     """
 
     def __init__(self, secret: bytes | str | Sequence[bytes | str]) -> None:
-        keys = _keys(secret)
-        self._ciphers = tuple(_cipher_class(key) for key in keys)
+        keys = keys_of(secret, "the secret")
+        self._ciphers = tuple(map(cipher_of, keys))
         # A key of its own for each purpose (NIST SP 800-57, part 1, 5.2).
         self._fingerprint_key = hmac.digest(keys[0], b"fingerprint", "sha256")
 
@@ -142,8 +157,9 @@ class AESGCMSerializer:
             raise ValueError(
                 f"cannot seal {len(data)} bytes; it must be 1 to {_LONGEST_DATA} bytes"
             )
-        nonce = secrets.token_bytes(_NONCE_SIZE)
-        return _to_base64(nonce + self._ciphers[0].encrypt(nonce, data))
+        nonce = secrets.token_bytes(NONCE_SIZE)
+        sealed = self._ciphers[0].encrypt(nonce, data, None)
+        return _to_base64(nonce + sealed[-TAG_SIZE:] + sealed[:-TAG_SIZE])
 
     def loads(self, value: bytes | str) -> bytes:
         """Open ``value`` with whichever key sealed it.
@@ -152,12 +168,12 @@ class AESGCMSerializer:
         no key authenticates it, and nothing else, whatever the value.
         """
         sealed = _from_base64(value)
-        nonce, tag = sealed[:_NONCE_SIZE], sealed[_NONCE_SIZE:_OVERHEAD]
+        nonce, tag = sealed[:NONCE_SIZE], sealed[NONCE_SIZE:_OVERHEAD]
         ciphertext = sealed[_OVERHEAD:]
         if not ciphertext:
             raise InvalidCookieError("the cookie value is too short")
         for cipher in self._ciphers:
-            data = cipher.decrypt(nonce, tag, ciphertext)
+            data = cipher.decrypt(nonce, ciphertext + tag, None)
             if data is not None:
                 return data
         raise CookieCryptoError("no key authenticates the cookie value")
@@ -198,20 +214,24 @@ def _repeats(text: Sequence[object]) -> bool:
     )
 
 
-def _keys(secret: object) -> list[bytes]:
+def keys_of(secret: object, name: str) -> list[bytes]:
+    """Return the keys of a ring, which may be texts.
+
+    Raises ConfigurationError, which calls it by the name and shows nothing of it.
+    """
     if isinstance(secret, str):
         secret = secret.split()
     if isinstance(secret, (bytes, bytearray)) or not isinstance(secret, Sequence):
         secret = [secret]
     secrets: Sequence[object] = secret
     if not secrets:
-        raise ConfigurationError("the secret is empty; give at least one key")
+        raise ConfigurationError(f"{name} is empty; give at least one key")
     keys: list[bytes] = []
     for number, each in enumerate(secrets, 1):
         key = _key(each)
         if isinstance(key, str):
             raise ConfigurationError(
-                "the secret must be 16, 24 or 32 random bytes or their urlsafe base64"
+                f"{name} must be 16, 24 or 32 random bytes or their urlsafe base64"
                 " text, or a list of such keys, the one that encrypts first; key"
                 f" {number} of {len(secrets)} is {key}"
             )

@@ -326,8 +326,8 @@ def get_session_factory(
     """Make a session factory, for ``config.set_session_factory``.
 
     ``serializer`` encrypts the cookie: an AESGCMSerializer. ``model_class`` is the
-    model. The other arguments are settings, as text or as Python values. Raises
-    ConfigurationError, which names the setting, its value and what would be valid.
+    model; for EncryptedDataMixin ``data_keys`` is what AESGCMSerializer takes. All else
+    is settings, as text or Python values. Raises ConfigurationError, which names them.
     """
     watch_dbsessions()
     return SessionFactory(SessionConfig.make(serializer, model_class, kw))

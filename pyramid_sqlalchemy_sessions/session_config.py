@@ -16,8 +16,9 @@ from .exceptions import ConfigurationError, InconsistentDataError
 from .feature import Feature
 from .features import features_of
 from .isolation import Isolation
-from .model import BASE_COLUMNS, BaseMixin, JSONDataMixin
-from .serializer import Serializer
+from .model import BASE_COLUMNS, BaseMixin, EncryptedDataMixin, JSONDataMixin
+from .sealing import Seal
+from .serializer import Serializer, keys_of
 from .setting_kinds import shown
 from .settings import SETTINGS, DefaultSettings, assigned, parse_settings
 from .table import Table
@@ -65,11 +66,13 @@ class SessionConfig:
     ) -> SessionConfig:
         """Check everything, and find out which features the model has.
 
-        `values` are the settings that are given, and perhaps the `prefix` that their
-        names have in the ini file, for the errors. Raises ConfigurationError.
+        `values` are the settings that are given, perhaps the `data_keys`, and perhaps
+        the `prefix` that names have in the ini file, for the errors. Raises
+        ConfigurationError.
         """
         given = dict(values)
         prefix: str | None = given.pop("prefix", None)
+        data_keys: object = given.pop("data_keys", None)
         _check_serializer(serializer)
         settings = parse_settings(given, prefix)
         if not (isinstance(model_class, type) and issubclass(model_class, BaseMixin)):
@@ -95,6 +98,7 @@ class SessionConfig:
                 model_class,
                 names,
                 issubclass(model_class, JSONDataMixin),
+                _seal_of(model_class, data_keys, settings.encrypted_accept_plain),
                 partial(_expired, features, settings),
             ),
             features,
@@ -230,6 +234,25 @@ def _check_serializer(serializer: object) -> None:
             "serializer must be an object with the methods dumps and loads, such as"
             f" AESGCMSerializer(key), not {given}"
         )
+
+
+def _seal_of(model_class: type, data_keys: object, accepts_plain: bool) -> Seal | None:
+    is_encrypted = issubclass(model_class, EncryptedDataMixin)
+    if is_encrypted and data_keys is not None:
+        return Seal(keys_of(data_keys, "data_keys"), accepts_plain)
+    if is_encrypted:
+        raise ConfigurationError(
+            f"the model {model_class.__qualname__} has EncryptedDataMixin, so the"
+            " factory needs data_keys: the keys of secret_key, the first of which"
+            " encrypts (factory_args_from_settings() gives them)"
+        )
+    if data_keys is not None:
+        raise ConfigurationError(
+            f"data_keys is given, but the model {model_class.__qualname__} lacks"
+            " EncryptedDataMixin: add it to the bases of the class, and migrate the"
+            " table, or leave data_keys out"
+        )
+    return None
 
 
 def _check_mixins(

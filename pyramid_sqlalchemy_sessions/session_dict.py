@@ -125,10 +125,11 @@ class SessionDict(MutableMapping[Any, Any]):
         changes = dict(*args, **kw)
         visit, state = self._begin(), self._read()
         state.data.codec.check_keys(changes)
+        present = state.data.look(changes)
         differing = {
             key: value
             for key, value in changes.items()
-            if not (state.data.has(key) and _is_same(state.data.content[key], value))
+            if not (key in present and _is_same(present[key], value))
         }
         if not differing:
             state.is_used = True
@@ -182,17 +183,15 @@ class SessionDict(MutableMapping[Any, Any]):
             held = value
         elif isinstance(value, dict):
             held = value.values()
-        for name in {type(each).__name__ for each in held if _is_mapped(each)}:
-            self._config.warn_once(
-                f"The session's value for {shown(key)} is or holds an object of the"
-                f" mapped class {name}. What comes back in later requests is a copy"
-                " from now, in no dbsession: it isn't up to date, and lazy attributes"
-                " of it fail. Store its primary key, and load it with dbsession.get()."
-            )
-
-
-def _is_mapped(value: Any) -> bool:
-    return hasattr(type(value), "_sa_class_manager")
+        for kind in set(map(type, held)) - _PLAIN:
+            if hasattr(kind, "_sa_class_manager"):
+                self._config.warn_once(
+                    f"The session's value for {shown(key)} is or holds an object of"
+                    f" the mapped class {kind.__name__}. What comes back in later"
+                    " requests is a copy from now, in no dbsession: it isn't up to"
+                    " date, and lazy attributes of it fail. Store its primary key, and"
+                    " load it with dbsession.get()."
+                )
 
 
 def _is_same(present: Any, value: Any) -> bool:

@@ -100,6 +100,7 @@ class DefaultSettings:
     last_seen_delay: int = _setting(300, SHORT, "LastSeenMixin")
     client_address_prefix4: int = _setting(24, PREFIX4, "ClientAddressMixin")
     client_address_prefix6: int = _setting(48, PREFIX6, "ClientAddressMixin")
+    encrypted_accept_plain: bool = _setting(False, FLAG, "EncryptedDataMixin")
 
 
 @dataclass(frozen=True, slots=True)

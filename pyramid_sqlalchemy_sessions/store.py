@@ -83,9 +83,9 @@ class SessionStore(StoreBase):
         state = State(self._config, None)
         state.data.replace(data)
         row = born(state)
-        self._refuse_excess(row)
-        self._execute(insert(self._model).values(self._by_column(row)))
         key: uuid.UUID = row["id"]
+        row = self._as_stored(key, row)
+        self._execute(insert(self._model).values(self._by_column(row)))
         self._tell(SessionCreatedEvent, key, row.get("userid"))
         return key
 
@@ -99,13 +99,13 @@ class SessionStore(StoreBase):
         document = State(self._config, None).data
         document.replace(data)
         raw = document.encode()  # before anything is changed: it may raise
-        self._refuse_excess({"data": raw})
         key = session_id(id)
-        known = None if key is None else self._known(key)
         if key is None:
-            is_there = False
-        elif known is None:
-            is_there = self._update(key, raw)
+            raise KeyError("there is no session with this id")
+        stored = self._as_stored(key, {"data": raw})
+        known = self._known(key)
+        if known is None:
+            is_there = self._update(key, stored)
         else:
             is_there = self._replace(known, document.copy().content)
         if not is_there:

@@ -88,9 +88,12 @@ class StoreBase:
     def _by_column(self, values: Mapping[str, Any]) -> dict[Any, Any]:
         return {self._columns[name]: value for name, value in values.items()}
 
-    def _refuse_excess(self, values: dict[str, Any]) -> None:
+    def _as_stored(self, key: uuid.UUID, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the values as the row holds them. ValueError for what is too large."""
         table = self._config.table
-        table.refuse_excess(table.connection(self._dbsession), values)
+        stored = table.as_stored(key, values)
+        table.refuse_excess(table.connection(self._dbsession), stored)
+        return stored
 
     def _execute(self, statement: Any) -> int:
         """Execute what changes rows; return how many it changed.
@@ -121,10 +124,10 @@ class StoreBase:
             return None
         return state if self._is_alive(state) else None
 
-    def _update(self, key: uuid.UUID, raw: Any) -> bool:
+    def _update(self, key: uuid.UUID, stored: Mapping[str, Any]) -> bool:
         """Replace the dict of a row; tell whether it is there and alive."""
         config, columns = self._config, self._columns
-        values = {"data": raw, "version": columns["version"] + 1}
+        values = {**stored, "version": columns["version"] + 1}
         now = literal(config.clock(), BigInteger)
         for feature in config.features:
             values.update(feature.extended(columns, config.settings, now))

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     ColumnElement,
     Select,
@@ -25,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.orm import Mapper, Session
 
-from .codec import JSON_CODEC, PICKLE_CODEC, Codec
+from .codec import JSON_CODEC, JSON_TEXT_CODEC, PICKLE_CODEC, Codec
 from .columns import (
     MYSQL,
     Limit,
@@ -40,14 +39,13 @@ from .columns import (
 from .discretion import hushed
 from .exceptions import ConfigurationError
 from .feature import Due
-from .mapping import column_of, mapper_of, python_type
+from .mapping import column_of, mapper_of, python_type, refuse_json
+from .sealing import DOCUMENTS, Seal
 
 __all__ = ["Row", "Table"]
 
 #: The library's columns of one row, by name.
 Row = dict[str, Any]
-
-DOCUMENTS = ("data", "flash")
 
 
 class Table:
@@ -64,6 +62,7 @@ class Table:
         model_class: type,
         names: Iterable[str],
         data_is_json: bool,
+        seal: Seal | None,
         expired: Callable[
             [Mapping[str, Any], ColumnElement[int]], ColumnElement[bool] | None
         ],
@@ -81,12 +80,16 @@ class Table:
                 f"the column 'id' of the model {model_class.__qualname__} must be of"
                 " the type Uuid, as BaseMixin makes it"
             )
-        self.codec: Codec = JSON_CODEC if data_is_json else PICKLE_CODEC
-        if not data_is_json and isinstance(columns["data"].type, JSON):
-            raise ConfigurationError(
-                f"the column 'data' of the model {model_class.__qualname__} is of the"
-                " type JSON, so the model must have JSONDataMixin among its bases"
-            )
+        self.seal: Seal | None = seal
+        json_codec = JSON_CODEC if seal is None else JSON_TEXT_CODEC
+        self.codec: Codec = json_codec if data_is_json else PICKLE_CODEC
+        if seal is not None:
+            for name in DOCUMENTS:
+                remedy = "with EncryptedDataMixin it holds bytes, as LargeBinary does"
+                refuse_json(model_class, columns[name], remedy)
+        elif not data_is_json:
+            remedy = "the model must have JSONDataMixin among its bases"
+            refuse_json(model_class, columns["data"], remedy)
         self._names = names
         self._rules = rules_of(columns)
         self._limits: dict[str, tuple[Limit, ...]] = {}  # by the name of the dialect
@@ -177,6 +180,7 @@ class Table:
     def load(
         self,
         dbsession: Session,
+        connection: Connection,
         key: uuid.UUID,
         lock: bool,
     ) -> tuple[Row | None, Any]:
@@ -185,7 +189,6 @@ class Table:
         And the mapped object, if it came along. ``lock``: for an attempt after a
         conflict, others wait until this transaction ends.
         """
-        connection = self.connection(dbsession, writes=lock)
         if lock and connection.dialect.name == "sqlite":
             _run(connection, self._take_write_lock, {self._id: key})
         known = None
@@ -211,8 +214,7 @@ class Table:
             name: values[name] if name in values else getattr(instance, name)
             for name in self._names
         }
-        check_row(self._rules, row)
-        return row, instance
+        return self._checked(row), instance
 
     def load_plain(
         self, connection: Connection, key: uuid.UUID, lock: bool
@@ -228,8 +230,16 @@ class Table:
         if values is None:
             return None
         row = dict(zip(self._names, values, strict=False))
+        return self._checked(row)
+
+    def _checked(self, row: Row) -> Row:
+        """Return the row that was read if it holds what it can hold."""
         check_row(self._rules, row)
-        return row
+        return row if self.seal is None else self.seal.unopened(row)
+
+    def as_stored(self, key: uuid.UUID, values: Row) -> Row:
+        """Return values as the row with the id ``key`` holds them, perhaps sealed."""
+        return values if self.seal is None else self.seal.sealed(key, values)
 
     def _explain(self, connection: Connection, key: uuid.UUID) -> None:
         """Find the column that cannot be read, if it is one of the library's."""
@@ -253,6 +263,7 @@ class Table:
 
     def insert(self, connection: Connection, row: Row) -> None:
         """Insert a row. ValueError for what the columns cannot hold."""
+        row = self.as_stored(row["id"], row)
         self.refuse_excess(connection, row)
         _run(connection, self._insert, self._by_key(row))
 
@@ -269,6 +280,7 @@ class Table:
         And, if the cookie is to stay ``as it is``, the renewal ids. ValueError for what
         the columns cannot hold.
         """
+        changes = self.as_stored(stored["id"], changes)
         self.refuse_excess(connection, changes)
         parameters = {self._id: stored["id"], self._version: stored["version"]}
         statement = self._update

@@ -14,7 +14,11 @@ from sqlalchemy.orm import class_mapper, registry, sessionmaker
 from sqlalchemy.orm.attributes import set_committed_value
 
 from . import session_config
-from .model import FullyFeaturedSession, create_session_model
+from .model import (
+    EncryptedDataMixin,
+    FullyFeaturedSession,
+    create_session_model,
+)
 from .serializer import AESGCMSerializer
 from .session import Session
 from .session_config import SessionConfig
@@ -156,4 +160,6 @@ def _every_feature() -> type[Any]:
 
 @cache
 def _config_of(model_class: type) -> SessionConfig:
-    return SessionConfig.make(AESGCMSerializer(bytes(32)), model_class, {})
+    is_encrypted = issubclass(model_class, EncryptedDataMixin)
+    keys = {"data_keys": bytes(32)} if is_encrypted else {}
+    return SessionConfig.make(AESGCMSerializer(bytes(32)), model_class, keys)

@@ -25,6 +25,10 @@ MOST_CHANGES = 200
 LONGEST = 100
 
 
+#: What a client sends can be anything.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
 class Note(NamedTuple):
     """One thing that happened."""
 
@@ -79,9 +83,10 @@ class Trace:
     def write_log(self, request: Any) -> None:
         """Write the line for the log. The path isn't in it: it can hold secrets."""
         route = getattr(request, "matched_route", None)
+        method = getattr(request, "method", "")
         log.debug(
             "%s %s, cookie %s, attempt %s of %s: %s",
-            getattr(request, "method", "?"),
+            method if method in _METHODS else "?",
             "without a route" if route is None else f"route {route.name}",
             self.cookie_name,
             self.attempt,

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
 
+from .columns import MYSQL
 from .conflicts import is_conflict
 from .discretion import hushed
 
-__all__ = ["Turn"]
+__all__ = ["Turn", "skips_locked"]
 
 #: For how many seconds a batch is tried again while others are in its way.
 PATIENCE = 60.0
@@ -51,3 +52,11 @@ class Turn:
         """Let others have their turn."""
         if self._is_own:
             time.sleep(seconds)
+
+
+def skips_locked(dialect: Dialect) -> bool:
+    """Tell whether the database knows SKIP LOCKED."""
+    if dialect.name in MYSQL:
+        since = (10, 6) if getattr(dialect, "is_mariadb", False) else (8, 0, 1)
+        return (dialect.server_version_info or ()) >= since
+    return dialect.name == "postgresql"

@@ -6,6 +6,7 @@ import logging
 import uuid
 from typing import Any
 
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.exc import ConcurrentModificationError
 from transaction.interfaces import ISavepointDataManager
@@ -86,17 +87,23 @@ class Unit:
 
     # States.
 
+    def state_of(self, config: SessionConfig, key: uuid.UUID) -> State | None:
+        """Return the state of the row with this id, None if it wasn't loaded."""
+        return self._states.get((config.table.model_class, key.int))
+
     def load(
-        self, config: SessionConfig, dbsession: Session, key: uuid.UUID, lock: bool
+        self,
+        config: SessionConfig,
+        dbsession: Session,
+        connection: Connection,
+        key: uuid.UUID,
+        lock: bool,
     ) -> State | None:
-        """Return the state of the row with this id; None if there is none."""
-        name = (config.table.model_class, key.int)
-        state = self._states.get(name)
-        if state is not None:
-            return state
-        row, instance = config.table.load(dbsession, key, lock)
+        """Load the row with this id and return its state; None if there is no row."""
+        row, instance = config.table.load(dbsession, connection, key, lock)
         if instance is not None:
             self.instances[id(instance)] = (config, instance)
+        name = (config.table.model_class, key.int)
         return self._add(name, config, row, dbsession)
 
     def read_again(

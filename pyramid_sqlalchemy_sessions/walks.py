@@ -24,9 +24,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.types import UserDefinedType
 
-from .columns import MYSQL
 from .session_config import SessionConfig
-from .turns import Turn
+from .turns import Turn, skips_locked
 
 __all__ = ["Gone", "Walk", "walk_of"]
 
@@ -291,11 +290,7 @@ def walk_of(turn: Turn, config: SessionConfig, tells: bool = False) -> Walk | No
         pages = turn(_pages_of, table) if version >= (14,) else None
         if pages is not None:
             return CtidWalk(config, expired, told, pages)
-        return KeyWalk(config, expired, told, skips_locked=True)
-    if dialect.name in MYSQL:
-        since = (10, 6) if getattr(dialect, "is_mariadb", False) else (8, 0, 1)
-        return KeyWalk(config, expired, told, skips_locked=version >= since)
-    return KeyWalk(config, expired, told)
+    return KeyWalk(config, expired, told, skips_locked(dialect))
 
 
 def _rowid_of(table: Any) -> ColumnElement[int]:

@@ -45,15 +45,19 @@ from sqlalchemy.orm import (
 
 from pyramid_sqlalchemy_sessions import (
     AbsoluteMixin,
+    AESGCMSerializer,
     BaseMixin,
     CSRFMixin,
+    EncryptedDataMixin,
     FullyFeaturedSession,
     IdleMixin,
     JSONDataMixin,
     RenewalMixin,
     UseridMixin,
+    get_session_factory,
 )
-from tests.application import Application, Browser
+from pyramid_sqlalchemy_sessions.reseal import census_of, reseal
+from tests.application import SECRET, Application, Browser
 from tests.applications.starter import sample
 from tests.histories import check_history
 
@@ -202,7 +206,34 @@ def related() -> Any:
     return Model
 
 
-MODELS = [plain, full, in_json, related]
+def encrypted() -> Any:
+    """Make a model whose pickles are encrypted."""
+
+    class Model(  # type: ignore[misc]
+        EncryptedDataMixin, UseridMixin, CSRFMixin, BaseMixin, declarative_base()
+    ):
+        __tablename__ = "session"
+
+    return Model
+
+
+def encrypted_json() -> Any:
+    """Make a model whose JSON is encrypted."""
+
+    class Model(  # type: ignore[misc]
+        EncryptedDataMixin,
+        JSONDataMixin,
+        UseridMixin,
+        CSRFMixin,
+        BaseMixin,
+        declarative_base(),
+    ):
+        __tablename__ = "session"
+
+    return Model
+
+
+MODELS = [plain, full, in_json, related, encrypted, encrypted_json]
 
 
 def use(engine: Engine, model: Any) -> None:
@@ -819,6 +850,76 @@ def test_what_json_cannot_hold(migrations: Migrations, engine: Engine) -> None:
     with pytest.raises(TypeError, match="'culprit'"):
         migrations.upgrade()
     assert browser.ask(dict) == {"innocent": 1, "culprit": {1, 2}}
+
+
+# Encryption.
+
+
+@pytest.mark.parametrize(
+    ("make_before", "make_after"),
+    [(old, encrypted), (in_json, encrypted_json)],
+    ids=["pickle", "JSON"],
+)
+@both_ways
+def test_encryption_and_back(
+    by: str,
+    make_before: Callable[[], Any],
+    make_after: Callable[[], Any],
+    migrations: Migrations,
+    engine: Engine,
+) -> None:
+    """The documented migration keeps each session, and so does the way back."""
+    before, after = make_before(), make_after()
+    migrations.aim(before)
+    migrations.generate()
+    migrations.upgrade()
+    alice = Browser(Application(engine, before))
+    alice.visit(lambda r: r.session.update(cart=["b\u00fccher"]))
+    alice.visit(lambda r: r.session.flash("gr\u00fc\u00dfe \U0001f600"))
+    cookie = str(alice.cookie)
+
+    def check(model: Any, number: int, **settings: Any) -> None:
+        browser = Browser(Application(engine, model, **settings))
+        browser.set_cookie("session", cookie)
+        seen = browser.ask(lambda s: (s["cart"][0], s.peek_flash()))
+        assert seen == ("b\u00fccher", ["gr\u00fc\u00dfe \U0001f600"])
+        browser.visit(lambda r: r.session["cart"].append(number))
+        assert browser.ask(lambda s: s["cart"][-1]) == number
+
+    columns = ["flash", "data"] if make_before is in_json else ["flash"]
+    migrations.aim(after)
+    if by == "alembic":
+        text = sample("encrypt.py").replace('["flash"]  #', f"{columns}  #")
+        migrations.add_sample(text)
+        migrations.upgrade()
+    else:
+        for column in columns:
+            script = sample(
+                f"encrypt_{engine.dialect.name}.sql".replace("mysql", "mariadb")
+            )
+            execute(engine, script.replace("flash", column))
+    migrations.check()
+    check(after, 1, encrypted_accept_plain=True)
+    settings = {"data_keys": SECRET, "encrypted_accept_plain": True}
+    config = get_session_factory(AESGCMSerializer(SECRET), after, **settings).config
+    assert sum(reseal(engine, config)) == 1
+    check(after, 2)
+    assert census_of(engine, config).stale == 0
+    if by == "alembic":
+        assert sum(reseal(engine, config, plain=True)) == 1
+        migrations.aim(before)
+        migrations.downgrade("-1")
+        check(before, 3)
+        assert_same_types(migrations, before)
+
+
+def assert_same_types(migrations: Migrations, model: Any) -> None:
+    """Check that nothing is left to migrate but what was taken back."""
+    (path,) = [
+        p for p in migrations.versions.glob("*.py") if "COLUMNS" in p.read_text()
+    ]
+    path.unlink()
+    migrations.check()
 
 
 def test_foreign_keys_are_kept(migrations: Migrations, engine: Engine) -> None:

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from benchmarks import contenders
 from benchmarks.__main__ import main
+from benchmarks.hot import burst
 from benchmarks.measure import Effort
 from benchmarks.workloads import RIVALRIES, WORKLOADS
+from tests.application import Application, Base, Plain
 
 TINY = Effort(generations=1, rounds=3, turn=0.0)
 
@@ -72,3 +75,20 @@ def test_what_is_promised_about_others_is_measured() -> None:
     rows = {each.name for each in WORKLOADS if each.contender == "sessions"}
     assert {each.workload for each in RIVALRIES} <= rows
     assert {each.rival for each in RIVALRIES} <= set(contenders.OTHERS)
+
+
+@pytest.mark.parametrize("one_key", [True, False])
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_burst_of_requests_is_counted(engine: Engine, one_key: bool) -> None:
+    """None fails or is lost, and only writes of one key are tried again."""
+    Base.metadata.create_all(engine)
+    application = Application(
+        engine,
+        Plain,
+        settings={"retry.attempts": 5},
+        configure=lambda config: config.include("pyramid_sqlalchemy_sessions.retry"),
+    )
+    found = burst(application, 4, one_key)
+    assert (found.failed, found.lost) == (0, 0)
+    assert bool(found.retries) is one_key
+    assert found.workers >= found.wall > 0

@@ -570,6 +570,7 @@ class TestTables:
                     kind = type(column.type).__name__
                     expected[name] = (kind, mixin.__name__)
         expected["data"] = ("LargeBinary", "BaseMixin")
+        expected["flash"] = ("JSON", "BaseMixin")
         assert described == expected
 
     def test_switching_on(self, sqlite_engine):

@@ -144,6 +144,18 @@ HARMLESS = {
     "name",  # that of the model
     "number",
     "seconds",
+    "level",
+    "method if method in _METHODS else '?'",
+    "'without a route' if route is None else f'route {route.name}'",
+    "self.cookie_name",
+    "self.attempt",
+    "self.attempts",
+    "'; '.join(self._brief)",  # without any value
+    "text",  # how many rows were encrypted anew
+    "view and view.module",  # what stands in the code
+    "view and view.function",
+    "type(error).__name__",
+    "line",
     "assigned('cookie_samesite', 'None', prefix)",  # from the settings
     "assigned('cookie_partitioned', True, prefix)",
     "', '.join(sorted(self._edits))",  # names of settings

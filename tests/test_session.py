@@ -24,6 +24,7 @@ from tests.application import (
     Plain,
     statements,
 )
+from tests.stories.transactions import logged
 
 
 class Models(DeclarativeBase):
@@ -1492,7 +1493,7 @@ def test_mapped_objects_are_warned_of(browser, caplog):
         session["ids"] = [1, 2]
 
     browser.visit(view)
-    told = [record.getMessage() for record in caplog.records]
+    told = logged(caplog, "WARNING")
     assert len(told) == 3
     for message, key in zip(told, ("note", "notes", "named"), strict=True):
         assert f"'{key}'" in message

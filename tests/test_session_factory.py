@@ -17,6 +17,7 @@ from pyramid_sqlalchemy_sessions import (
     ClientAddressMixin,
     ConfigurationError,
     CookieCryptoErrorEvent,
+    EncryptedDataMixin,
     IdleMixin,
     LastSeenMixin,
     RenewalMixin,
@@ -194,6 +195,7 @@ BELONGS = [
     ("LastSeenMixin", "last_seen_delay", [9, 300]),
     ("ClientAddressMixin", "client_address_prefix4", [16, 24]),
     ("ClientAddressMixin", "client_address_prefix6", [64, 48]),
+    ("EncryptedDataMixin", "encrypted_accept_plain", [True, False]),
 ]
 
 
@@ -227,7 +229,13 @@ def test_every_setting_of_a_mixin_is_tested():
 
 
 class Everything(
-    LastSeenMixin, ClientAddressMixin, RenewalMixin, IdleMixin, AbsoluteMixin, BaseMixin
+    LastSeenMixin,
+    ClientAddressMixin,
+    RenewalMixin,
+    IdleMixin,
+    AbsoluteMixin,
+    EncryptedDataMixin,
+    BaseMixin,
 ):
     """What a model needs to have all settings."""
 
@@ -237,7 +245,8 @@ def test_setting_of_a_mixin_that_is_there():
     model = create_session_model(Models, Everything, table_name="everything_session")
     for _, name, values in BELONGS:
         for value in values:
-            assert get_session_factory(OURS, model, **{name: value})
+            given = {name: value, "data_keys": SECRET}
+            assert get_session_factory(OURS, model, **given)
 
 
 def test_errors_speak_like_the_ini_file():

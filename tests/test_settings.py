@@ -67,6 +67,7 @@ def test_table_lists_defaults_and_mixins():
         ("last_seen_delay", 300, "LastSeenMixin", None),
         ("client_address_prefix4", 24, address, None),
         ("client_address_prefix6", 48, address, None),
+        ("encrypted_accept_plain", False, "EncryptedDataMixin", None),
     ]
 
 

@@ -39,6 +39,10 @@ CONTENDERS = {
     "sessions-listening-once": _Entry(
         "ours+l.", "sessions.ListeningOnce", without=("cryptography",)
     ),
+    "encrypted": _Entry("encrypted", "sessions.Encrypted", without=("cryptography",)),
+    "encrypted-cryptography": _Entry(
+        "encr.+c.", "sessions.Encrypted", needs=("cryptography",)
+    ),
     "signed-cookie": _Entry("cookie", "signed_cookie.SignedCookie"),
     "pyramid_session_redis": _Entry(
         "Redis",
@@ -69,7 +73,14 @@ CONTENDERS = {
 OTHERS = tuple(
     name
     for name in CONTENDERS
-    if name not in ("floor", "sessions", "sessions-listening-once")
+    if name
+    not in (
+        "floor",
+        "sessions",
+        "sessions-listening-once",
+        "encrypted",
+        "encrypted-cryptography",
+    )
 )
 
 

@@ -123,25 +123,24 @@ class PyramidContender(Contender):
         }
         config = Configurator(settings=settings)
         config.include("pyramid_tm")
-        factory = sessionmaker()
-        factory.configure(bind=self.engine)
-        get_tm_session = self.get_tm_session(factory)
-
-        def dbsession(request: Any) -> Any:
-            dbsession = request.environ.get("app.dbsession")
-            if dbsession is None:
-                dbsession = get_tm_session(factory, request.tm, request=request)
-            return dbsession
-
-        config.add_request_method(dbsession, reify=True)
+        self.add_dbsession(config)
         self.configure(config)
         config.add_route("view", "/")
         config.add_view(self.view(action), route_name="view")
         return config.make_wsgi_app()
 
-    def get_tm_session(self, factory: Any) -> Any:
-        """Return the function of the cookiecutter that makes a dbsession."""
-        return _get_tm_session
+    def add_dbsession(self, config: Configurator) -> None:
+        """Do what the cookiecutter does for ``request.dbsession``."""
+        factory = sessionmaker()
+        factory.configure(bind=self.engine)
+
+        def dbsession(request: Any) -> Any:
+            dbsession = request.environ.get("app.dbsession")
+            if dbsession is None:
+                dbsession = _get_tm_session(factory, request.tm, request=request)
+            return dbsession
+
+        config.add_request_method(dbsession, reify=True)
 
     def configure(self, config: Configurator) -> None:
         """Add what the contender adds to the application."""

@@ -16,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import path
 from sqlalchemy import URL, make_url
 
+from ..databases import SQLITE_PRAGMAS
 from ..workloads import Workload
 from .base import DictContender
 
@@ -92,6 +93,6 @@ _DATABASES: dict[str, dict[str, Any]] = {
     "postgresql": {"ENGINE": "django.db.backends.postgresql"},
     "sqlite": {
         "ENGINE": "django.db.backends.sqlite3",
-        "OPTIONS": {"init_command": "PRAGMA synchronous = OFF"},
+        "OPTIONS": {"init_command": "; ".join(SQLITE_PRAGMAS)},
     },
 }

@@ -175,12 +175,12 @@ def _tables(metadata: MetaData, model: str) -> tuple[Table, Table | None]:
         *own,
         Column("id", Uuid, primary_key=True),
         Column("created", BigInteger, nullable=False),
-        Column("flash", JSON, nullable=False),
         Column("version", Integer, nullable=False),
         Column("renewal_id", Uuid),
         Column("rotated", BigInteger),
         Column("rotated_from", Uuid),
         Column("sent", BigInteger),
         Column("data", binary, nullable=False),
+        Column("flash", JSON, nullable=False),
     )
     return table, users

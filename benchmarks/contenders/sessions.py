@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from itertools import count
-from pathlib import Path
-from runpy import run_path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -24,6 +22,7 @@ from sqlalchemy.orm import (
 from pyramid_sqlalchemy_sessions import (
     BaseMixin,
     CSRFMixin,
+    EncryptedDataMixin,
     IdleMixin,
     UseridMixin,
     generate_secret_key,
@@ -33,17 +32,17 @@ from pyramid_sqlalchemy_sessions import session_config as sessions_config
 from ..workloads import Workload
 from .base import TIMEOUT, PyramidContender
 
-__all__ = ["ListeningOnce", "Sessions"]
-
-_RECIPE = Path(__file__).parents[2] / "docs" / "examples" / "listen_once.py"
+__all__ = ["Encrypted", "ListeningOnce", "Sessions"]
 
 
 class Sessions(PyramidContender):
     """The session of a request is this library's."""
 
+    mixins: tuple[type, ...] = ()
+
     def __init__(self, url: str, workload: Workload):
         metadata = MetaData()
-        self.model, user_class = _models(metadata, workload.model)
+        self.model, user_class = _models(metadata, workload.model, self.mixins)
         super().__init__(url, workload, metadata)
         self.secret_key = generate_secret_key()
         # The clock goes on by a second whenever it is looked at, so that each request
@@ -110,25 +109,36 @@ class Sessions(PyramidContender):
         return Response("ok")
 
 
+class Encrypted(Sessions):
+    """The table holds the data encrypted."""
+
+    mixins = (EncryptedDataMixin,)
+
+    @classmethod
+    def can(cls, workload: Workload, backend: str) -> bool:
+        return workload.model == "plain" and super().can(workload, backend)
+
+
 class ListeningOnce(Sessions):
-    """With the recipe of docs/performance.rst, which spares the listeners."""
+    """With the library's own ``request.dbsession``."""
 
-    def get_tm_session(self, factory: Any) -> Any:
-        recipe = run_path(str(_RECIPE))
-        recipe["listen_once"](factory)
-        return recipe["get_tm_session"]
+    def add_dbsession(self, config: Configurator) -> None:
+        config.add_settings(dbengine=self.engine)
+        config.include("pyramid_sqlalchemy_sessions.dbsession")
 
 
-def _models(metadata: MetaData, model: str) -> tuple[type, type | None]:
-    """Return the model of the session, and that of its user if it has one."""
+def _models(
+    metadata: MetaData, model: str, mixins: tuple[type, ...]
+) -> tuple[type, type | None]:
+    """Return the model of the session, and that of its user if it has one.
+
+    The mixins are for the plain one.
+    """
     Base: Any = declarative_base(metadata=metadata)
 
     if model == "plain":
-
-        class PlainSession(BaseMixin, Base):
-            __tablename__ = "session"
-
-        return PlainSession, None
+        body = {"__tablename__": "session"}
+        return type("PlainSession", (*mixins, BaseMixin, Base), body), None
 
     if model == "userid":
 

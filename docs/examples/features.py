@@ -14,6 +14,7 @@ from pyramid_sqlalchemy_sessions import (
     ConfigCookieMixin,
     ConfigIdleMixin,
     CSRFMixin,
+    EncryptedDataMixin,
     FreshLoginRequired,
     JSONDataMixin,
     LastSeenMixin,
@@ -122,6 +123,10 @@ class TracedSession(
 
 class JSONSession(JSONDataMixin, BaseMixin, Base):
     __tablename__ = "json_session"
+
+
+class EncryptedSession(EncryptedDataMixin, UseridMixin, BaseMixin, Base):
+    __tablename__ = "encrypted_session"
 
 
 def make_model(base):

@@ -1,0 +1,1 @@
+ALTER TABLE session ALTER COLUMN flash TYPE BYTEA USING convert_to(flash::text, 'UTF8');
