@@ -49,7 +49,7 @@ WORKLOADS = (
     Workload("assign", "assign the value that is there", "assign", 1, 1.10),
     Workload("create", "create", "create", 1, 1.05, cookie="none"),
     Workload("idle", "read, idle extension due", "extend", 2, 1.10, "idle"),
-    # Two transactions: see "Idle extensions" in docs/concurrency.rst.
+    # Two transactions: see "Idle extensions" in docs/transactions.rst.
     Workload(
         "idle-serializable",
         "the same at SERIALIZABLE",

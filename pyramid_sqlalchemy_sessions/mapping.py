@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import JSON
 from sqlalchemy import inspect as sqlalchemy_inspect
-from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.exc import NoInspectionAvailable, NoReferenceError
 from sqlalchemy.orm import Mapper
 
 from .exceptions import ConfigurationError
@@ -50,3 +51,21 @@ def refuse_json(model_class: type, column: Any, remedy: str) -> None:
             f"the column {column.key!r} of the model {model_class.__qualname__} is of"
             f" the type JSON: {remedy}"
         )
+
+
+def owners_of(mapper: Mapper[Any]) -> set[Any]:
+    """Return the tables from which a deletion may delete rows of the model.
+
+    Those are its own, and all that foreign keys lead to. None stands for any table:
+    what a text deletes isn't known.
+    """
+    found: set[Any] = {None}
+    pending: list[Any] = [*mapper.tables]
+    while pending:
+        table = pending.pop()
+        if table not in found:
+            found.add(table)
+            for key in table.foreign_keys:
+                with suppress(NoReferenceError):  # to a table that isn't imported
+                    pending.append(key.column.table)
+    return found

@@ -35,6 +35,7 @@ from .session_config import SessionConfig
 from .state import State
 from .unit import Unit
 from .upkeep import expiry_of
+from .watch import OF_STORE
 
 __all__ = [
     "StoreBase",
@@ -46,8 +47,8 @@ __all__ = [
     "session_id",
 ]
 
-#: Objects that the dbsession has are left alone.
-_BY_ROW = {"synchronize_session": False}
+#: Objects that the dbsession has are left alone, and so are the states of requests.
+_BY_ROW = {"synchronize_session": False, OF_STORE: True}
 
 
 class StoreBase:

@@ -17,6 +17,7 @@ from .after_commit import tell
 from .exceptions import TransactionRequiredError
 from .feature import Due
 from .host import COMMITTING
+from .mapping import owners_of
 from .outcome import Outcome, events_of
 from .participant import Participant
 from .session_config import SessionConfig
@@ -57,8 +58,8 @@ class Unit:
         self._participants: list[Participant] = []
         #: From the dbsessions' savepoints to what there is to go back to.
         self.nested: dict[SessionTransaction, Any] = {}
-        #: Whether the application may have deleted rows.
-        self.deletes: bool = False
+        #: The tables from which the application has deleted; None for any.
+        self.deleted_from: set[Any] = set()
         #: The mapped objects that were handed out, with what is known of their model.
         self.instances: dict[int, tuple[SessionConfig, Any]] = {}
         self._failure: Exception | None = None
@@ -246,7 +247,7 @@ class Unit:
             state,
             lambda: state.config.table.connection(dbsession, writes=True),
             due_for,
-            lambda: self.deletes,
+            lambda: bool(self.deleted_from & owners_of(state.config.table.mapper)),
             lambda due, error: keepers[0].defers(due, error),
             insists,
         )

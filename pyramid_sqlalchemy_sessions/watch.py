@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import TextClause, event, inspect
+from sqlalchemy import Delete, TextClause, event, inspect
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
@@ -13,7 +13,10 @@ from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 from .session_config import SessionConfig
 from .unit import Unit
 
-__all__ = ["watch_dbsessions"]
+__all__ = ["OF_STORE", "watch_dbsessions"]
+
+#: The execution option of statements that leave the sessions of requests alone.
+OF_STORE = "pyramid_sqlalchemy_sessions_of_store"
 
 
 def watch_dbsessions() -> None:
@@ -83,8 +86,8 @@ def _before_flush(dbsession: Session, context: Any, instances: Any) -> None:
     unit = Unit.around(dbsession)
     if unit is None:
         return
-    if dbsession.deleted:
-        unit.deletes = True
+    for instance in dbsession.deleted:
+        unit.deleted_from.update(inspect(instance).mapper.tables)
     for config, instance in unit.instances.values():
         if instance in dbsession and dbsession.is_modified(instance):
             _refuse_changes(instance, config)
@@ -106,8 +109,10 @@ def _refuse_changes(instance: Any, config: SessionConfig) -> None:
 
 
 def _do_orm_execute(state: ORMExecuteState) -> None:
-    unit = Unit.around(state.session)
-    if unit is not None and (
-        state.is_delete or isinstance(state.statement, TextClause)
-    ):
-        unit.deletes = True
+    unit, statement = Unit.around(state.session), state.statement
+    if unit is None or OF_STORE in state.execution_options:
+        return
+    if isinstance(statement, TextClause):
+        unit.deleted_from.add(None)
+    elif isinstance(statement, Delete):
+        unit.deleted_from.add(statement.table)

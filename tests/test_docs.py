@@ -356,7 +356,7 @@ class TestFactories:
 
 
 class TestTransactions:
-    """The samples and the table of raise-or-return.rst."""
+    """The samples and the table of transactions.rst."""
 
     samples = load("transactions")
 
@@ -450,7 +450,7 @@ class TestTransactions:
     @pytest.mark.parametrize("veto", [False, True])
     def test_table(self, models, sqlite_engine, veto):
         """The table tells what is stored."""
-        rows = table("raise-or-return", "not stored")
+        rows = table("transactions", "not stored")
         settings = dict(self.VETO) if veto else {}
         application = Application(sqlite_engine, models.Model, settings=settings)
         stored = []

@@ -1,4 +1,4 @@
-"""The sample of concurrency.rst."""
+"""How transactions.rst includes the retries."""
 
 
 def includeme(config):

@@ -1,4 +1,4 @@
-"""What raise-or-return.rst says about savepoints on SQLite."""
+"""What transactions.rst says about savepoints on SQLite."""
 
 from sqlalchemy import event
 

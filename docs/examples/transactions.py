@@ -1,4 +1,4 @@
-"""The samples of raise-or-return.rst."""
+"""The samples of transactions.rst."""
 
 from pyramid.httpexceptions import HTTPSeeOther
 from pyramid.request import Request

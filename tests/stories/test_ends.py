@@ -19,7 +19,7 @@ from pyramid_sqlalchemy_sessions import (
     UserSessionAuthenticationHelper,
     UserSessionAuthenticationPolicy,
 )
-from tests.application import Application, Browser, Failure
+from tests.application import Application, Browser, Failure, Full
 from tests.features.timed import sent, twin, use_cookie, visit_meanwhile
 from tests.stories.transactions import (
     all_of,
@@ -40,6 +40,13 @@ class User(Base):
     """Whose sessions go when they go."""
 
     __tablename__ = "ending_user"
+    id = mapped_column(Integer, primary_key=True, autoincrement=False)
+
+
+class Note(Base):
+    """What has nothing to do with sessions."""
+
+    __tablename__ = "ending_note"
     id = mapped_column(Integer, primary_key=True, autoincrement=False)
 
 
@@ -357,6 +364,41 @@ def test_another_request_revokes(engine):
     def view(request):
         request.session["n"] = 7
         visit_meanwhile(browser, lambda request: request.session.invalidate())
+
+    with pytest.raises(StaleDataError):
+        browser.visit(view)
+    assert browser.application.rows() == []
+
+
+def delete_note(request):
+    """Delete something that has nothing to do with the session."""
+    request.dbsession.execute(delete(Note).where(Note.id == 1))
+
+
+def delete_note_object(request):
+    """Delete an object that has nothing to do with the session."""
+    note = Note(id=2)
+    request.dbsession.add(note)
+    request.dbsession.flush()
+    request.dbsession.delete(note)
+
+
+def revoke_others(request):
+    """End the other sessions of the user."""
+    request.session_store.revoke_user(5, keep=request.session)
+
+
+@pytest.mark.parametrize("deletion", [delete_note, delete_note_object, revoke_others])
+@pytest.mark.parametrize("model", [Full, Owned])
+def test_another_request_revokes_while_this_one_deletes(engine, model, deletion):
+    """What this request deletes isn't taken for the end of its session."""
+    browser = browser_of(engine, model)
+    Base.metadata.create_all(engine)
+
+    def view(request):
+        request.session["n"] = 7
+        visit_meanwhile(browser, lambda request: request.session.invalidate())
+        deletion(request)
 
     with pytest.raises(StaleDataError):
         browser.visit(view)
