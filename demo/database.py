@@ -28,11 +28,11 @@ def includeme(config: Any) -> None:
 
 
 class OutdatedDatabase(Exception):
-    """The tables are those of another version of the demo."""
+    """The tables were made by another version of the demo."""
 
 
 def prepare(engine: Engine) -> None:
-    """Make the tables and what is in them, where they are missing."""
+    """Make the tables and what's in them, where they're missing."""
     check_tables(engine)
     Base.metadata.create_all(engine)
     with Session(engine) as dbsession, dbsession.begin():
@@ -46,7 +46,7 @@ def prepare(engine: Engine) -> None:
 
 
 def check_tables(engine: Engine) -> None:
-    """Raise OutdatedDatabase if a table lacks columns: nobody migrates a demo."""
+    """Raise OutdatedDatabase if a table lacks columns: the demo has no migrations."""
     inspector = inspect(engine)
     present = set(inspector.get_table_names())
     for table in Base.metadata.sorted_tables:
@@ -60,5 +60,5 @@ def check_tables(engine: Engine) -> None:
                     f"the table {table.name!r} in {engine.url} was made by another"
                     f" version of this demo: it lacks {', '.join(missing)}. Delete the"
                     " SQLite file, or drop the demo's tables in any other database,"
-                    " and start again: the demo makes them anew."
+                    " and start again: the demo makes new ones."
                 )

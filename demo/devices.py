@@ -1,22 +1,27 @@
-"""Scene 5: the sessions of a user, on all devices."""
+"""Scene 3: a user's sessions on all devices, and a new password."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pyramid.httpexceptions import HTTPSeeOther
+from pyramid.httpexceptions import HTTPForbidden, HTTPSeeOther
 from pyramid.interfaces import ISessionFactory
 from pyramid.view import exception_view_config, view_config
 
 from pyramid_sqlalchemy_sessions import SessionStore
 
+from .confirm import ask_again
 from .models import User, WebSession
+from .panel import clock, source
 from .security import is_unchanged
-from .views import clock, source
+
+#: For how many seconds after a login the password can be changed without asking again.
+#: It's so short that you can see it happen.
+FRESH = 30
 
 
 class MailFailed(Exception):
-    """The mail about a new password cannot be sent."""
+    """The mail about a new password can't be sent."""
 
     def __init__(self, ended: int):
         super().__init__(ended)
@@ -32,13 +37,13 @@ def devices(request: Any) -> dict[str, Any]:
         "this": request.session.instance,
         "name_of": name_of,
         "clock": clock,
-        "code": source(end_device, end_others, change_password, is_unchanged),
+        "code": source(devices, end_device, end_others),
     }
 
 
 @view_config(route_name="end_device", request_method="POST", permission="view")
 def end_device(request: Any) -> Any:
-    """End one session, if it is one of the user's own."""
+    """Revoke one session, if it's one of the user's own."""
     sessions = request.session_store
     for each in sessions.of_user(request.identity.id):
         if name_of(each) == request.POST["device"]:
@@ -54,14 +59,29 @@ def end_others(request: Any) -> Any:
     return HTTPSeeOther(request.route_path("devices"))
 
 
-@view_config(route_name="change_password", request_method="POST", permission="view")
+@view_config(
+    route_name="change_password",
+    request_method="GET",
+    permission="view",
+    fresh=FRESH,
+    renderer="templates/password.jinja2",
+)
+def password_form(request: Any) -> dict[str, Any]:
+    functions = password_form, change_password, is_unchanged, ask_again
+    return {"fresh": FRESH, "code": source(*functions)}
+
+
+@view_config(
+    route_name="change_password",
+    request_method="POST",
+    permission="view",
+    fresh=FRESH + 600,  # there's time to fill in the form
+)
 def change_password(request: Any) -> Any:
-    """Whoever knew the old password is out when the new one is stored."""
+    """Log out everyone who knew the old password, once the new one is stored."""
     session, user, form = request.session, request.identity, request.POST
-    is_right = user.has_password(form["old"])
-    if not (is_right and is_unchanged(request.dbsession, user)):
-        session.flash("That is not your password.", "error")
-        return HTTPSeeOther(request.route_path("devices"))
+    if not is_unchanged(request.dbsession, user):
+        raise HTTPForbidden
     user.set_password(form["new"])
     ended = request.session_store.revoke_user(user.id, keep=session)
     session.authenticate(user.id)
@@ -71,14 +91,14 @@ def change_password(request: Any) -> Any:
 
 
 def send_mail(ended: int, mail_fails: bool) -> None:
-    """Tell the user of the new password."""
+    """Tell the user about the new password."""
     if mail_fails:
         raise MailFailed(ended)
 
 
 @exception_view_config(MailFailed, renderer="templates/mail_failed.jinja2")
 def mail_failed(request: Any) -> dict[str, Any]:
-    """Show both sides of the rollback, which is still to come."""
+    """Show both sides of the rollback, which hasn't happened yet."""
     request.response.status_int = 500
     user = request.identity
     factory = request.registry.getUtility(ISessionFactory)
@@ -93,5 +113,5 @@ def mail_failed(request: Any) -> dict[str, Any]:
 
 
 def name_of(device: WebSession) -> str:
-    """Return what tells the sessions of one user from each other, and is no secret."""
+    """Return enough of the id to tell a user's sessions apart, which isn't a secret."""
     return device.id.hex[:8]

@@ -44,8 +44,8 @@ class WebSession(
 ):
     """A web session: a user on a device, a CSRF token, and timeouts of its own.
 
-    It is an ordinary model: ``userid``, which comes from UseridMixin, is declared
-    again here in order to make it a foreign key.
+    It's an ordinary model. ``userid`` comes from UseridMixin, and is declared again
+    here to make it a foreign key.
     """
 
     __tablename__ = "session"
@@ -54,7 +54,7 @@ class WebSession(
 
 
 class User(Base):
-    """Somebody who can log in."""
+    """A person who can log in."""
 
     __tablename__ = "users"
 
@@ -74,7 +74,7 @@ class User(Base):
 
 
 class Alarm(Base):
-    """Somebody came with a session cookie that had been replaced."""
+    """A session cookie that had been replaced was used again."""
 
     __tablename__ = "alarm"
 
@@ -104,7 +104,7 @@ class Product(Base):
 
 
 class Order(Base):
-    """What somebody bought."""
+    """What a customer bought."""
 
     __tablename__ = "orders"
 

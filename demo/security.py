@@ -15,10 +15,10 @@ from .models import User
 
 
 class SecurityPolicy:
-    """Whoever is logged in may see everything.
+    """Let anyone who is logged in see everything.
 
-    The helper does the work: it keeps the user's id in the session. Logging in replaces
-    the session's cookie, logging out deletes the session.
+    The helper keeps the user's id in the session. Logging in replaces the session's
+    cookie, logging out deletes the session.
     """
 
     def __init__(self) -> None:
@@ -38,8 +38,8 @@ class SecurityPolicy:
 
     def permits(self, request: Any, context: Any, permission: str) -> Allowed | Denied:
         if self.identity(request) is None:
-            return Denied("Nobody is logged in.")
-        return Allowed("Somebody is logged in.")
+            return Denied("No user is logged in.")
+        return Allowed("A user is logged in.")
 
     def remember(self, request: Any, userid: int, **kw: Any) -> list[Any]:
         return self._helper.remember(request, userid, **kw)
@@ -48,8 +48,8 @@ class SecurityPolicy:
         return self._helper.forget(request, **kw)
 
 
-#: Nobody's. Its hash is computed when there is no such user, so that the time a login
-#: takes does not tell which names exist.
+#: Its password is checked when there's no user with a name, so that the time a login
+#: takes doesn't tell which names exist.
 _NOBODY = User(name="nobody")
 _NOBODY.set_password("nobody")
 
@@ -76,7 +76,7 @@ def is_unchanged(dbsession: Any, user: User) -> bool:
 
 
 def path_of_this_site(url: str | None, default: str) -> str:
-    """Return ``url`` if it is a path of this site, else ``default``.
+    """Return ``url`` if it's a path of this site, else ``default``.
 
     A login page that redirects wherever its ``next`` says helps phishers. ``//host``
     and, in browsers, ``/\\host`` lead to another site, too.

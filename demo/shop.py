@@ -1,4 +1,4 @@
-"""The business of the shop. It knows the database, and nothing of the web."""
+"""The shop's business logic. It knows the database, but not the web."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .models import Order, OrderLine, Product
 
 
 class OutOfStock(Exception):
-    """There is less of a product than somebody wants to buy."""
+    """There isn't as much of a product as the cart has."""
 
     def __init__(self, product: Product):
         super().__init__(product.name)
@@ -39,7 +39,7 @@ def latest_orders(dbsession: Session) -> list[Order]:
 
 
 def place_order(dbsession: Session, cart: Mapping[int, int], customer: str) -> Order:
-    """Take what is in the cart from the stock, and insert the order."""
+    """Take what's in the cart from the stock, and insert the order."""
     order = Order(customer=customer)
     for product_id, quantity in sorted(cart.items()):
         product = dbsession.get_one(Product, product_id)
@@ -65,7 +65,7 @@ def take_payment(order: Order, bank_says_no: bool) -> None:
 
 
 def restock(dbsession: Session) -> None:
-    """Fill the shelves again, and throw away the orders."""
+    """Refill the shelves, and delete the orders."""
     for order in dbsession.scalars(select(Order)):
         dbsession.delete(order)
     for name, _, stock in PRODUCTS:

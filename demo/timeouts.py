@@ -1,6 +1,6 @@
 """Scene 4: the timeouts of a session, and a stolen cookie.
 
-The library's part of it is the settings in ``begin`` and the event in ``record_alarm``.
+The library's part is the settings in ``begin`` and the event in ``record_alarm``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pyramid_sqlalchemy_sessions import (
 )
 
 from .models import Alarm, WebSession
-from .views import clock, cookie_settings, look, panel_of, shorten, source
+from .panel import clock, cookie_settings, look, panel_of, shorten, source
 
 log = logging.getLogger(__name__)
 
-#: The timeouts that a visitor can choose, and what the form proposes, in seconds.
+#: The timeouts that a visitor can choose, and what the form suggests, in seconds.
 PROPOSED = {"idle_timeout": 60, "absolute_timeout": 300, "renewal_timeout": 10}
 
 
@@ -40,7 +40,7 @@ def timeouts(request: Any) -> dict[str, Any]:
         "grace": cookie_settings(request).renewal_grace,
         "clock": clock,
         "end": expires(request),
-        "code": source(expires, begin, bad_timeouts, record_alarm, look),
+        "code": source(timeouts, expires, begin, bad_timeouts, steal, thief),
     }
 
 
@@ -62,7 +62,7 @@ def begin(request: Any) -> Any:
 
 @exception_view_config(ValueError, route_name="begin")
 def bad_timeouts(request: Any) -> Any:
-    """Tell what is wrong. Nothing has changed."""
+    """Say what's wrong. Nothing has changed."""
     request.session.flash(str(request.exception), "error")
     return HTTPSeeOther(request.route_path("timeouts"))
 
@@ -88,7 +88,7 @@ def times(request: Any) -> dict[str, Any]:
 
 @view_config(route_name="steal", request_method="POST")
 def steal(request: Any) -> Any:
-    """Copy the cookie of this request, as somebody who reads along would."""
+    """Copy the cookie of this request, as an eavesdropper would."""
     cookie = request.cookies[cookie_settings(request).cookie_name]
     request.session["stolen"] = {"cookie": cookie, "at": int(time.time())}
     return HTTPSeeOther(request.route_path("timeouts"))
@@ -96,7 +96,7 @@ def steal(request: Any) -> Any:
 
 @view_config(route_name="thief", request_method="POST")
 def thief(request: Any) -> Any:
-    """Let the thief come back: a request of his own, which has only the old cookie."""
+    """Let the thief send a request, which has only the old cookie."""
     session = request.session
     to_page = HTTPSeeOther(request.route_path("timeouts"))
     if "stolen" not in session:
@@ -108,7 +108,7 @@ def thief(request: Any) -> Any:
     with request.registry["dbsession_factory"]() as other:
         is_gone = other.get(WebSession, row.id) is None
     if is_gone:
-        request.tm.doom()  # there is nothing left to store anything in
+        request.tm.doom()  # there's no session left to store anything in
         return HTTPSeeOther(request.route_path("alarms"))
     if 'id="row-id"' in answer.text:
         session.flash(f"The thief was let in, and has seen your panel. {why}", "error")
@@ -123,15 +123,15 @@ def alarms(request: Any) -> dict[str, Any]:
         "is_lost": is_lost(request),
         "alarms": latest_alarms(request),
         "clock": clock,
-        "code": source(record_alarm),
+        "code": source(alarms, record_alarm),
     }
 
 
 @subscriber(RenewalViolationEvent)
 def record_alarm(event: Any) -> None:
-    """Record it in a transaction of its own, which outlasts a rollback.
+    """Record it in a separate transaction, so that it's kept if the request fails.
 
-    So does the end of the session: a thief gains nothing by making his request fail.
+    The end of the session is kept, too: making the request fail doesn't help a thief.
     """
     log.warning("An old session cookie came back. Its user is %s.", event.userid)
     with event.request.registry["dbsession_factory"].begin() as dbsession:
@@ -145,7 +145,7 @@ def latest_alarms(request: Any) -> list[Alarm]:
 
 
 def is_lost(request: Any) -> bool:
-    """Tell whether the browser has a cookie whose session is no more."""
+    """Tell whether the browser has a cookie without a session."""
     return request.session.new and (
         cookie_settings(request).cookie_name in request.cookies
     )
@@ -153,20 +153,20 @@ def is_lost(request: Any) -> bool:
 
 #: What a stolen cookie is good for, by the verdict of ``judge``.
 WHY = {
-    "off": "Renewal is off for this session, so that nothing tells him from you.",
-    "good": "His cookie is as good as yours: it has not been replaced yet.",
-    "grace": "His cookie was replaced a moment ago, and is still accepted, for requests"
-    " that were on their way.",
-    "alarm": "His cookie has been replaced.",
+    "off": "Renewal is off for this session, so the thief can't be told from you.",
+    "good": "The stolen cookie is as good as yours: it hasn't been replaced yet.",
+    "grace": "The stolen cookie was replaced a moment ago, and is still accepted, for"
+    " requests that were on their way.",
+    "alarm": "The stolen cookie has been replaced.",
     "dead": "A login or a logout has replaced the cookie since the theft.",
 }
 
 
 def judge(request: Any, row: WebSession, cookie: str, now: int) -> dict[str, Any]:
-    """Foretell what happens to somebody who comes with a copy of a cookie now.
+    """Predict what a copy of a cookie is good for now.
 
-    An application has no use for this, the library does it. It is only for the page to
-    say what to expect.
+    Applications don't need this, since the library does it. It's here so that the page
+    can say what to expect.
     """
     id, renewal_id = open_cookie(request, cookie)
     grace = cookie_settings(request).renewal_grace
@@ -180,7 +180,7 @@ def judge(request: Any, row: WebSession, cookie: str, now: int) -> dict[str, Any
     elif renewal_id == row.renewal_previous and now <= row.renewed + grace:
         verdict, grace_end = "grace", row.renewed + grace
     elif row.rotated is not None and now <= row.rotated + grace:
-        verdict = "dead"  # for now: it is late
+        verdict = "dead"  # for now: it's late
     else:
         verdict = "alarm"
     return {"verdict": verdict, "renewal_id": renewal_id, "grace_end": grace_end}

@@ -125,6 +125,9 @@ __all__ = [
     "session_factory_from_settings",
 ]
 
+#: The version, which is written here only: setup.cfg and the documentation read it.
+__version__ = "1.0.0.dev0"
+
 #: In which module to find, on first use, the names that requests do not need.
 _LATER = {
     "AsyncSessionStore": "store",

@@ -6,12 +6,13 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import delete
 from sqlalchemy.engine import Engine
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from .after_commit import send
 from .collector import Report, can_expire, count_expired, delete_expired
@@ -93,12 +94,13 @@ def _collect(request: Any, arguments: argparse.Namespace) -> int:
         return 0
     number = 0
     report = Report.wanted(config, send)
-    with _bar(engine, config, arguments.quiet) as bar:
+    count = partial(count_expired, engine, config)
+    with _progress("Expired sessions", count, arguments.quiet) as show:
         for batch in delete_expired(
             engine, config, arguments.batch_size, report=report
         ):
             number += batch
-            bar.update(batch)
+            show(batch)
     seconds = time.monotonic() - started
     log.info("Deleted %d expired of %s in %.1f s.", number, name, seconds)
     return 0
@@ -113,10 +115,10 @@ def _reseal(
     """Seal or unseal all rows; the exit status is 1 if some of them can't be opened."""
     name, number = config.table.model_class.__qualname__, 0
     if not arguments.dry_run:
-        with tqdm(disable=arguments.quiet or not sys.stderr.isatty()) as bar:
+        with _progress("Sessions", None, arguments.quiet) as show:
             for batch in reseal(engine, config, arguments.batch_size, arguments.unseal):
                 number += batch
-                bar.update(batch)
+                show(batch)
     left = census_of(engine, config)
     remaining = left.sealed if arguments.unseal else left.stale
     done = "decrypted" if arguments.unseal else "encrypted anew"
@@ -132,13 +134,44 @@ def _be_silent(message: str) -> None:
     pass
 
 
-def _bar(engine: Engine, config: SessionConfig, quiet: bool) -> Any:
-    """Return a progress bar, which nobody sees unless there is a terminal."""
+@contextmanager
+def _progress(
+    what: str, count: Callable[[], int] | None, quiet: bool
+) -> Generator[Callable[[int], object]]:
+    """Yield what shows, on a terminal, that so many more sessions are deleted.
+
+    That's a progress bar if tqdm is installed, and else a line every other second.
+    """
     if quiet or not sys.stderr.isatty():
-        return tqdm(disable=True)
-    return tqdm(
-        total=count_expired(engine, config), desc="Expired sessions", unit=" sessions"
-    )
+        yield lambda number: None
+        return
+    total = count() if count else None
+    try:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+    except ImportError:
+        lines = _Lines(what, total)
+        yield lines.add
+        lines.show()
+    else:
+        with tqdm(total=total, desc=what, unit=" sessions") as bar:
+            yield bar.update
+
+
+class _Lines:
+    def __init__(self, what: str, total: int | None):
+        self.what = what
+        self.of = "" if total is None else f"/{total}"
+        self.done = 0
+        self.due = time.monotonic()
+
+    def add(self, number: int) -> None:
+        self.done += number
+        if time.monotonic() >= self.due:
+            self.show()
+
+    def show(self) -> None:
+        print(f"{self.what}: {self.done}{self.of}", file=sys.stderr)
+        self.due = time.monotonic() + 2
 
 
 def _engine_of(request: Any, config: SessionConfig) -> Engine:

@@ -55,7 +55,7 @@ def includeme(config: Configurator) -> None:
     if pyramid_retry is None:
         raise ConfigurationError(
             "pyramid_sqlalchemy_sessions.retry needs pyramid_retry, which is not"
-            " installed: pip install pyramid_sqlalchemy_sessions[retry]"
+            ' installed: pip install "pyramid_sqlalchemy_sessions[retry]>=1.0"'
         )
     config.include("pyramid_retry")
     settings: dict[str, Any] = config.get_settings()

@@ -48,7 +48,8 @@ class Trace:
     def __init__(self, cookie_name: str, attempt: int, attempts: int):
         self.cookie_name = cookie_name
         #: Which attempt of pyramid_retry it is, from 1, and how many there can be.
-        self.attempt, self.attempts = attempt, attempts
+        self.attempt: int = attempt
+        self.attempts: int = attempts
         self.notes: list[Note] = []
         self._brief: list[str] = []
         self._changes = 0

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pyramid.httpexceptions import HTTPForbidden
+from typing import TYPE_CHECKING, Any
 
 from .exceptions import ConfigurationError
 from .host import leave_unextended
 from .setting_kinds import shown
 
+if TYPE_CHECKING:
+    # Pyramid comes without types: what type checkers may know of it.
+    HTTPForbidden = Exception
+else:
+    from pyramid.httpexceptions import HTTPForbidden
+
 __all__ = ["FreshLoginRequired", "includeme"]
 
 
-class FreshLoginRequired(HTTPForbidden):  # type: ignore[misc]
+class FreshLoginRequired(HTTPForbidden):
     """Raised by a view with the option ``fresh`` if the last login was too long ago.
 
     It's a 403, which an exception view can turn into a form that asks for the password

@@ -43,8 +43,7 @@ class Visit:
     """Finds the state to work on, and answers the request in the end.
 
     While the request's transaction runs, the visit is *inside*: it works on a state of
-    the transaction's unit. Everywhere else it is *outside* (see there), and works on
-    copies.
+    the transaction's unit. Elsewhere it is *outside* (see there), and works on copies.
     """
 
     finder_class: type[Finder] = Finder
@@ -52,10 +51,11 @@ class Visit:
     def __init__(self, config: SessionConfig, request: Any):
         self.config: SessionConfig = config
         self.request: Any = request
-        self.answer: Answer = Answer(config, request)
-        self.findings: Findings = Findings(config, request)
+        answer, findings = Answer(config, request), Findings(config, request)
+        self.answer: Answer = answer
+        self.findings: Findings = findings
         self.outside: Outside = Outside()
-        self.finder = self.finder_class(config, request, self.answer, self.findings)
+        self.finder: Finder = self.finder_class(config, request, answer, findings)
         #: The state in the present transaction, and that transaction's unit.
         self.state: State | None = None
         self.unit: Unit | None = None

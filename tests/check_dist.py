@@ -1,8 +1,9 @@
 """Check what is going to be published: ``python tests/check_dist.py DIRECTORY``.
 
 The source distribution must hold every file of the checkout that git knows, but for
-those whose names begin with a dot: the tests run from it. And the description must not
-refer to files, which the package index does not have.
+those whose names begin with a dot: the tests run from it. The wheel must say which
+license it has, and its description must not refer to files, which the package index
+does not have.
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ def missing_files(sdist: Path) -> list[str]:
     return sorted(n for n in known.split() if n not in there and n[0] != ".")
 
 
-def links_to_files(wheel: Path) -> list[str]:
-    """Return what in the description leads nowhere on the package index."""
+def bad_metadata(wheel: Path) -> list[str]:
+    """Return what is missing, or leads nowhere on the package index."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
-        text = message_from_bytes(archive.read(name)).get_payload()
+        metadata = message_from_bytes(archive.read(name))
+    text = metadata.get_payload()
+    wrong = [f"in the description: {each}" for each in TO_A_FILE.findall(text)]
     if "Changes" not in text:
-        return ["there is no description"]
-    return TO_A_FILE.findall(text)
+        wrong.append("there is no description")
+    if metadata["License-Expression"] != "MIT":
+        wrong.append("there is no license expression")
+    return wrong
 
 
 def main(directory: str) -> None:
@@ -44,7 +49,7 @@ def main(directory: str) -> None:
     (sdist,) = Path(directory).glob("*.tar.gz")
     (wheel,) = Path(directory).glob("*.whl")
     wrong = [f"not in {sdist.name}: {name}" for name in missing_files(sdist)]
-    wrong += [f"in the description: {each}" for each in links_to_files(wheel)]
+    wrong += bad_metadata(wheel)
     if wrong:
         sys.exit("\n".join(wrong))
 

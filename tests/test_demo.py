@@ -12,7 +12,8 @@ from sqlalchemy import create_engine, delete, func, inspect, select, text
 from sqlalchemy.orm import Session
 from webtest import TestApp
 
-import demo
+import demo.devices
+import demo.security
 from demo.database import PRODUCTS, USERS, OutdatedDatabase
 from demo.models import Alarm, Order, Product, User, WebSession
 from demo.security import path_of_this_site
@@ -124,6 +125,12 @@ def press(page, action):
     return form_of(page, action).submit().follow()
 
 
+def is_cookie_sent(answer):
+    """Tell whether the answer has a session cookie. The panel has one of its own."""
+    cookies = answer.headers.getall("Set-Cookie")
+    return any(cookie.startswith("session=") for cookie in cookies)
+
+
 def messages(page):
     """Return the flash messages that a page shows."""
     return [tag.get_text() for tag in page.html.find_all(class_="flash")]
@@ -149,7 +156,7 @@ def alarms(browser):
 
 PANEL = [
     *("row-id", "row-version", "row-userid", "row-data", "row-flash"),
-    *("row-idle", "row-renewal", "row-rotated", "row-rotated-from"),
+    *("row-idle_expire", "row-renewal_id", "row-rotated", "row-rotated_from"),
     "row-authenticated",
 ]
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -191,13 +198,60 @@ def test_passwords_are_stored_hashed(browser):
     assert len({user.salt for user in users}) == len(users)
 
 
-# Scene 1: a counter and flash messages.
+def test_start_stores_nothing(browser):
+    """The first page says what to try, and sends no cookie."""
+    page = browser.get("/")
+    assert not is_cookie_sent(page)
+    paths = [link["href"] for link in page.html.select(".scenes a")]
+    assert paths == ["/shop", "/account", "/sessions", "/timeouts", "/counter"]
+    assert browser.panel() == {}
+
+
+def test_not_found(browser):
+    """A path that doesn't exist gets a page with the same navigation."""
+    page = browser.get("/nowhere", status=404)
+    assert page.html.h1.get_text() == "Not found"
+    assert page.html.nav.find("a", href="/shop") is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("/", ["start"]),
+        ("/nowhere", ["not_found"]),
+        ("/shop", ["shop_page", "change_cart", "checkout"]),
+        ("/login", ["login_form", "login"]),
+        ("/account", ["account"]),
+        ("/sessions", ["devices", "end_device", "end_others"]),
+        ("/sessions/password", ["password_form", "change_password", "ask_again"]),
+        ("/login/again", ["confirm_form", "confirm"]),
+        ("/timeouts", ["timeouts", "begin", "steal", "thief"]),
+        ("/timeouts/alarms", ["alarms", "record_alarm"]),
+        ("/counter", ["home", "flash"]),
+        ("/howdy", ["howdy"]),
+    ],
+)
+def test_code_of_the_page(browser, path, names):
+    """Each page shows the view that made it, and the views of its buttons."""
+    browser.log_in()
+    code = browser.get(path, expect_errors=True).html.select_one(".page > details pre")
+    for name in names:
+        assert f"def {name}(" in code.get_text()
+
+
+# Scene 5: a counter and flash messages.
+
+
+def test_first_visit_is_one_visit(browser):
+    """The number and its noun agree."""
+    assert "1 visit by" in browser.get("/counter").html.get_text(" ", strip=True)
+    assert "2 visits by" in browser.get("/counter").html.get_text(" ", strip=True)
 
 
 def test_counter_goes_on_over_urls(browser):
     """Both URLs count on, the panel does not count."""
     counts = []
-    for path in ("/", "/howdy", "/"):
+    for path in ("/counter", "/howdy", "/counter"):
         counts.append(browser.get(path).html.find("output").get_text())
         browser.get("/panel")
     assert counts == ["1", "2", "3"]
@@ -207,14 +261,14 @@ def test_counter_goes_on_over_urls(browser):
 def test_browsers_have_their_own_counters(browser, server):
     """The second browser starts at one."""
     other = Browser(server)
-    browser.get("/")
-    browser.get("/")
-    assert other.get("/").html.find("output").get_text() == "1"
+    browser.get("/counter")
+    browser.get("/counter")
+    assert other.get("/counter").html.find("output").get_text() == "1"
 
 
 def test_flash_message_is_shown_once(browser):
     """The page after the redirect shows the message, the next one does not."""
-    form = form_of(browser.get("/"), "/flash")
+    form = form_of(browser.get("/counter"), "/flash")
     form["message"] = "<b>Hello</b>"
     answer = form.submit()
     assert answer.status_int == 303
@@ -223,7 +277,7 @@ def test_flash_message_is_shown_once(browser):
     assert messages(page) == ["<b>Hello</b>"]
     assert "<b>Hello" not in page
     assert browser.panel()["row-flash"] == "{}"
-    assert messages(browser.get("/")) == []
+    assert messages(browser.get("/counter")) == []
 
 
 # Scene 2: logging in and out.
@@ -256,24 +310,26 @@ def test_bad_login_is_told(browser, name, password):
 
 def test_login_changes_the_cookie_and_the_csrf_token_and_keeps_the_data(browser):
     """The renewal id is another one after it, the id stays, the counter goes on."""
-    old_form = form_of(browser.get("/"), "/flash")
+    old_form = form_of(browser.get("/counter"), "/flash")
     cookie, before = browser.cookie, browser.panel()
     page = browser.log_in().follow()
     after = browser.panel()
     assert browser.cookie != cookie
     assert after["row-id"] == before["row-id"]
-    assert after["row-renewal"] != before["row-renewal"] == after["row-rotated-from"]
-    assert page.html.find(id="renewal-before").get_text() == before["row-renewal"]
-    assert page.html.find(id="renewal-now").get_text() == after["row-renewal"]
+    assert (
+        after["row-renewal_id"] != before["row-renewal_id"] == after["row-rotated_from"]
+    )
+    assert page.html.find(id="renewal-before").get_text() == before["row-renewal_id"]
+    assert page.html.find(id="renewal-now").get_text() == after["row-renewal_id"]
     assert before["row-rotated"] == before["row-authenticated"] == "NULL"
     assert after["row-rotated"] == after["row-authenticated"] != "NULL"
-    assert browser.get("/").html.find("output").get_text() == "2"
+    assert browser.get("/counter").html.find("output").get_text() == "2"
     assert "too old" in old_form.submit(status=400)
 
 
 def test_old_cookie_is_dead_after_login(browser, server):
     """Who sends the cookie from before the login is a stranger; the page shows it."""
-    browser.get("/")
+    browser.get("/counter")
     thief = Browser(server)
     thief.set_cookie("session", browser.cookie)
     browser.log_in()
@@ -284,11 +340,11 @@ def test_old_cookie_is_dead_after_login(browser, server):
 
 def test_logout_deletes_the_session(browser, server):
     """Nothing of the old session is left, and the farewell is in a new one."""
-    browser.get("/")
+    browser.get("/counter")
     browser.log_in()
     cookie = browser.cookie
     page = press(browser.get("/account"), "/logout")
-    assert messages(page) == ["You are logged out. Good-bye!"]
+    assert messages(page) == ["You're logged out. Good-bye!"]
     assert browser.cookie != cookie
     assert "counter" not in browser.panel()["row-data"]
     assert browser.get("/replay").html.find(id="no-row") is not None
@@ -300,7 +356,7 @@ def test_logout_deletes_the_session(browser, server):
 @pytest.mark.parametrize("path", ["/flash", "/login", "/logout", "/shop/checkout"])
 def test_post_without_token_is_refused(browser, path):
     """Every form needs the CSRF token."""
-    browser.get("/")
+    browser.get("/counter")
     assert "too old" in browser.post(path, {}, status=400)
 
 
@@ -323,7 +379,7 @@ def test_next_may_not_lead_elsewhere(url):
     assert path_of_this_site(url, "/x") == "/x"
 
 
-# Scene 3: a shop.
+# Scene 1: a shop.
 
 
 def test_cart_is_in_the_session(browser):
@@ -414,6 +470,20 @@ def test_empty_cart_cannot_be_checked_out(browser):
     assert orders(browser) == 1
 
 
+def test_sold_out_product_comes_back(browser):
+    """Where something was bought, there's a button that refills the shelves."""
+    for _ in range(FULL["Teapot"]):
+        page = browser.add("Teapot")
+    assert not [form for form in page.forms.values() if form.action == "/shop/restock"]
+    browser.check_out()
+    browser.add("Teapot")
+    page = browser.check_out().follow()
+    assert messages(page)[-1] == "Not enough in stock: Teapot, 0 left."
+    page = press(page, "/shop/restock")
+    assert stock(browser) == FULL
+    assert "Thank you!" in messages(browser.check_out().follow())[-1]
+
+
 @pytest.mark.parametrize("payment_fails", [True, False])
 def test_shop_on_every_database(database_url, payment_fails):
     """All that the ini file needs for another database is its URL."""
@@ -443,17 +513,17 @@ def clock():
 
 
 def at(seconds):
-    """Return the time of day so long after the clock's present, as pages show it."""
-    return time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + seconds))
+    """Return the time so many seconds from the clock's present, as pages show it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time() + seconds))
 
 
 def renew(browser, clock):
     """Use the session until its cookie has been renewed."""
-    before = browser.panel()["row-renewal"]
+    before = browser.panel()["row-renewal_id"]
     clock.shift(11)
     browser.use()
     browser.use()
-    assert browser.panel()["row-renewal"] != before
+    assert browser.panel()["row-renewal_id"] != before
 
 
 def test_timeouts_are_comfortable_by_default(browser, clock):
@@ -462,9 +532,9 @@ def test_timeouts_are_comfortable_by_default(browser, clock):
     assert page.html.find(id="lost") is None
     times = browser.times()
     assert times["clock"] == at(0)
-    assert times["idle"] == f"Idle timeout 3600 s until {at(3600)}, unless it is used"
+    assert times["idle"].startswith(f"Idle timeout 3600 s until {at(3600)},")
     assert times["absolute"].startswith("Absolute timeout 43200 s")
-    assert times["renewal"] == f"Renewal 600 s last {at(0)}; next from {at(601)} on"
+    assert times["renewal"] == f"Renewal 600 s due at {at(601)}"
     assert "thief" not in times
 
 
@@ -503,7 +573,7 @@ def test_session_may_have_no_timeouts(browser, clock):
 )
 def test_bad_timeouts_are_told_and_change_nothing(browser, values, expected):
     """The old session is still there, with all that it holds."""
-    browser.get("/")
+    browser.get("/counter")
     row_id = browser.panel()["row-id"]
     (message,) = messages(browser.begin(**values))
     assert expected in message
@@ -517,14 +587,12 @@ def test_looking_does_not_use_the_session(browser, clock, path):
     browser.begin()
     end = at(30)
     clock.shift(20)
-    assert "Set-Cookie" not in browser.get(path).headers
-    assert browser.panel()["row-idle"] == end
-    assert (
-        browser.times()["idle"] == f"Idle timeout 10 s until {end}, unless it is used"
-    )
+    assert not is_cookie_sent(browser.get(path))
+    assert browser.panel()["row-idle_expire"] == end
+    assert browser.times()["idle"].startswith(f"Idle timeout 10 s until {end},")
     assert browser.times()["renewal"].startswith("Renewal due")
     browser.use()
-    assert browser.panel()["row-idle"] == at(30)
+    assert browser.panel()["row-idle_expire"] == at(30)
     assert browser.times()["renewal"].startswith("Renewal sent")
     browser.get(path)
     assert browser.times()["renewal"].startswith("Renewal sent")
@@ -538,7 +606,7 @@ def test_countdown_does_not_extend_what_it_counts(browser, clock):
     end = int(countdown["data-expires"])
     clock.shift(20)
     assert browser.get(countdown["data-url"]).json["expires"] == end
-    assert browser.panel()["row-idle"] == at(10)
+    assert browser.panel()["row-idle_expire"] == at(10)
     clock.shift(12)
     assert browser.get(countdown["data-url"]).json["expires"] is None
 
@@ -588,9 +656,9 @@ def test_renewal_takes_two_requests(browser, clock):
     clock.shift(1)
     browser.use()
     assert browser.cookie != cookie
-    assert browser.times()["renewal"].endswith(f"new cookie sent {at(0)}")
+    assert browser.times()["renewal"].endswith(f"new cookie sent at {at(0)}")
     browser.use()
-    assert browser.times()["renewal"].startswith(f"Renewal 10 s last {at(0)}")
+    assert browser.times()["renewal"].startswith(f"Renewal 10 s due at {at(11)}")
 
 
 def test_theft_is_told_step_by_step(browser, clock):
@@ -604,7 +672,7 @@ def test_theft_is_told_step_by_step(browser, clock):
     browser.use()
     assert "until the new one comes back" in browser.times()["thief"]
     browser.use()
-    assert f"still let in until {at(10)}" in browser.times()["thief"]
+    assert f"still accepted until {at(10)}" in browser.times()["thief"]
     clock.shift(11)
     told = browser.get("/timeouts/now").html.find(id="armed")
     assert "sets off the alarm" in told.get_text()
@@ -644,7 +712,7 @@ def test_old_cookie_sets_off_the_alarm(browser, clock, name, caplog):
     assert "Set-Cookie" not in answer.headers
     page = answer.follow()
     assert page.html.h1.get_text() == "Alarm"
-    assert messages(page) == ["Your session has been deleted, and all that was in it."]
+    assert messages(page) == ["Your session has been deleted, with everything in it."]
     newest = page.html.find(id="alarms").tbody.tr.get_text(" ", strip=True)
     assert newest == f"{at(0)} {name or 'a guest'}"
     assert alarms(browser)[-1] == userid
@@ -689,11 +757,9 @@ def test_thief_is_a_stranger_after_a_login(browser, clock):
     before = len(alarms(browser))
     for seconds in (0, 60):
         clock.shift(seconds)
-        assert "Dead." in browser.times()["thief"]
-        assert (
-            "The thief is a stranger here."
-            in messages(press(browser.use(), "/timeouts/thief"))[-1]
-        )
+        assert "Of no use." in browser.times()["thief"]
+        page = press(browser.use(), "/timeouts/thief")
+        assert "The thief is a stranger here." in messages(page)[-1]
         assert len(alarms(browser)) == before
 
 
@@ -739,14 +805,67 @@ def test_alarm_on_every_database(database_url, clock):
 def test_panel_without_a_session(browser):
     """It stores nothing, and sends no cookie."""
     answer = browser.get("/panel")
-    assert "Set-Cookie" not in answer.headers
+    assert not is_cookie_sent(answer)
     assert "nothing to store yet" in answer
     browser.get("/replay", status=404)
 
 
+def marked(browser):
+    """Return what the panel marks, by name, and check that none of it is folded."""
+    page = browser.get("/panel").html
+    assert page.select("details mark") == []
+    return {mark.parent.contents[0].strip(): mark.get_text() for mark in page("mark")}
+
+
+def test_panel_marks_what_has_changed(browser):
+    """A new row, then what the last click changed in it, then the end of it."""
+    assert marked(browser) == {}
+    browser.get("/shop")
+    assert marked(browser) == {"id": "new row", "session": "changed"}
+    assert marked(browser) == {}
+    browser.add()
+    changed = marked(browser)
+    assert {"data", "version"} <= changed.keys()
+    assert not {"id", "userid", "flash", "session", "csrf_token"} & changed.keys()
+    browser.log_in()
+    assert marked(browser).keys() >= {
+        *("userid", "data", "authenticated", "csrf_token", "renewal_id", "session"),
+    }
+    press(browser.get("/account"), "/logout")
+    assert marked(browser) == {"id": "new row", "session": "changed"}
+    with browser.dbsession as dbsession:
+        dbsession.execute(delete(WebSession))
+        dbsession.commit()
+    assert browser.get("/panel").html.find(id="no-row").mark.get_text() == "gone"
+
+
+def test_panel_marks_nothing_when_the_checkout_failed(browser):
+    """A rollback leaves nothing changed but the time until which the session lasts."""
+    browser.add()
+    marked(browser)
+    browser.check_out(payment_fails=True, status=402)
+    assert marked(browser).keys() <= {"idle_expire"}
+
+
+def test_panel_survives_a_broken_cookie_of_its_own(browser):
+    """What the browser remembers of the panel can be anything."""
+    browser.get("/counter")
+    browser.set_cookie("panel", "rubbish")
+    assert marked(browser) == {"id": "new row", "session": "changed"}
+
+
+def test_replay_leaves_the_marks_alone(browser):
+    """The panel of the old cookie is not what the visitor's own panel compares with."""
+    browser.get("/counter")
+    browser.log_in()
+    marked(browser)
+    browser.get("/replay")
+    assert marked(browser).keys() <= {"idle_expire"}
+
+
 def test_panel_changes_nothing(browser):
     """Not even the version."""
-    browser.get("/")
+    browser.get("/counter")
     first = browser.panel()
     assert browser.panel() == first
     with browser.dbsession as dbsession:
@@ -760,7 +879,7 @@ def test_panel_survives_a_foreign_cookie(browser):
     assert "stranger" in browser.get("/panel")
 
 
-# Scene 5: the sessions of a user.
+# Scene 3: the sessions of a user.
 
 
 @pytest.fixture
@@ -782,11 +901,18 @@ def is_logged_in(device):
     return device.get("/sessions").status_int == 200
 
 
-def change_password(device, old="wonderland", new="looking-glass", fails=False, **kw):
+def change_password(device, new="looking-glass", fails=False, **kw):
     """Submit the form, and return the answer."""
-    form = form_of(device.get("/sessions"), "/sessions/password")
-    form["old"], form["new"], form["mail_fails"] = old, new, fails
+    form = form_of(device.get("/sessions/password"), "/sessions/password")
+    form["new"], form["mail_fails"] = new, fails
     return form.submit(**kw)
+
+
+def confirm(page, password="wonderland"):
+    """Submit the form that asks for the password again; return the next page."""
+    form = form_of(page, "/login/again")
+    form["password"] = password
+    return form.submit().follow()
 
 
 def test_sessions_are_for_users(browser):
@@ -850,36 +976,125 @@ def test_log_out_the_others(devices, server):
 def test_change_password(devices, server):
     """The new password counts, others are over, and this one has another cookie."""
     one, two = devices
-    before = one.panel()["row-renewal"]
+    before = one.panel()["row-renewal_id"]
     page = change_password(one).follow()
     assert "Other sessions that are over: 1." in messages(page)[0]
-    assert one.panel()["row-renewal"] != before
+    assert one.panel()["row-renewal_id"] != before
     assert not is_logged_in(two)
     assert is_logged_in(one)
     assert "password is wrong" in messages(two.log_in().follow())[-1]
     assert two.log_in(password="looking-glass").location.endswith("/account")
 
 
-def test_wrong_old_password(devices):
-    """Nothing happens to who does not know the old password."""
-    page = change_password(devices[0], old="guess").follow()
-    assert messages(page) == ["That is not your password."]
-    assert all(map(is_logged_in, devices))
+def test_password_is_asked_for_again(devices, clock):
+    """A while after the login; the cookie is replaced, and the way leads back."""
+    one = devices[0]
+    one.log_in()
+    clock.shift(30)
+    assert one.get("/sessions/password").html.h1.get_text() == "A new password"
+    clock.shift(1)
+    page = one.get("/sessions/password").follow()
+    assert page.html.h1.get_text() == "Your password, please"
+    before = one.panel()
+    page = confirm(page, "guess")
+    assert messages(page) == ["That isn't your password."]
+    assert one.panel()["row-authenticated"] == before["row-authenticated"]
+    page = confirm(page)
+    assert page.request.path == "/sessions/password"
+    after = one.panel()
+    assert after["row-id"] == before["row-id"]
+    assert after["row-authenticated"] == at(0)
+    assert after["row-renewal_id"] != before["row-renewal_id"]
+
+
+def test_form_that_was_open_too_long(devices, clock):
+    """Nothing is changed without a recent login, but there's time to fill in a form."""
+    one = devices[0]
+    one.log_in()
+    form = form_of(one.get("/sessions/password"), "/sessions/password")
+    form["new"] = "looking-glass"
+    clock.shift(631)
+    answer = form.submit()
+    assert answer.location.endswith("/login/again?next=%2Fsessions%2Fpassword")
+    page = confirm(answer.follow())
+    clock.shift(600)
+    form = form_of(page, "/sessions/password")
+    form["new"] = "looking-glass"
+    assert "You have a new password." in messages(form.submit().follow())[0]
+
+
+def test_strangers_log_in_instead(browser):
+    """There's no password to ask for again."""
+    for path in ("/sessions/password", "/login/again"):
+        assert "/login?next=" in browser.get(path).location
+
+
+def test_password_may_not_lead_elsewhere(devices):
+    """The page that comes after the password is one of this site."""
+    page = devices[0].get("/login/again?next=//evil.example")
+    form = form_of(page, "/login/again")
+    form["password"] = USERS["alice"]
+    assert form.submit().location == "http://localhost/account"
+
+
+def test_step_up_on_every_database(database_url, clock):
+    """Ask for the password again, then change it: all other sessions are over."""
+    settings = {**settings_of_ini(), "sqlalchemy.url": database_url}
+    app = demo.main({}, **settings)
+    one, two = Browser(app), Browser(app)
+    two.log_in()
+    one.log_in()
+    clock.shift(31)
+    confirm(one.get("/sessions/password").follow())
+    page = change_password(one).follow()
+    assert "Other sessions that are over: 1." in messages(page)[-1]
+    assert not is_logged_in(two)
+    assert is_logged_in(one)
+    assert two.log_in(password="looking-glass").location.endswith("/account")
+    app.registry["dbsession_factory"].kw["bind"].dispose()
+
+
+@pytest.mark.parametrize("module", [demo.security, demo.devices])
+def test_old_password_does_not_survive_a_change(database_url, monkeypatch, module):
+    """Neither in a login that has checked it, nor in another change of the password."""
+    app = demo.main({}, **{**settings_of_ini(), "sqlalchemy.url": database_url})
+    one, two = Browser(app), Browser(app)
+    one.log_in()
+    original = demo.security.is_unchanged
+
+    def change_meanwhile(*args):
+        monkeypatch.undo()
+        change_password(one)
+        return original(*args)
+
+    if module is demo.security:
+        form = form_of(two.get("/login"), "/login")
+        form["name"], form["password"] = "alice", USERS["alice"]
+    else:
+        two.log_in()
+        form = form_of(two.get("/sessions/password"), "/sessions/password")
+        form["new"] = "jabberwocky"
+    monkeypatch.setattr(module, "is_unchanged", change_meanwhile)
+    form.submit()
+    assert not is_logged_in(two)
+    assert is_logged_in(one)
+    assert two.log_in(password="looking-glass").location.endswith("/account")
+    app.registry["dbsession_factory"].kw["bind"].dispose()
 
 
 def test_mail_that_fails(devices):
     """If the mail fails, the old password is back, and so is everybody."""
     one, two = devices
-    before = one.panel()["row-renewal"]
+    before = one.panel()["row-renewal_id"]
     page = change_password(one, fails=True, status=500)
     rows = page.html.find(id="rollback").tbody.find_all("tr")
     assert [row.find_all("td")[1].get_text() for row in rows] == [
         "the old one",
-        "alive: 1",
+        "logged in: 1",
         "none",
     ]
-    assert rows[1].td.get_text() == "ended: 1"
-    assert one.panel()["row-renewal"] == before
+    assert rows[1].td.get_text() == "logged out: 1"
+    assert one.panel()["row-renewal_id"] == before
     assert is_logged_in(two)
     assert change_password(two).location.endswith("/sessions")
 

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -915,12 +916,15 @@ def test_engine_for_writing(make_engine, sessions):
 # The progress bar.
 
 
-def run_on_terminal(*arguments: str, stderr: bool = True) -> str:
+def run_on_terminal(
+    *arguments: str, stderr: bool = True, without: str = "nothing"
+) -> str:
     """Run the command on a terminal; return what it shows there."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
     command = (
-        "import sys; from pyramid_sqlalchemy_sessions import gc; sys.exit(gc.main())"
+        f"import sys; sys.modules[{without!r}] = None;"
+        "from pyramid_sqlalchemy_sessions import gc; sys.exit(gc.main())"
     )
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", command, *arguments],
@@ -953,6 +957,38 @@ def test_progress_bar_on_a_terminal(engine, configure, sessions):
     assert left(engine, Both) == {sessions}
 
 
+def test_lines_on_a_terminal(engine, configure, sessions):
+    """Without tqdm plain lines say how far it is, and the last one how it ended."""
+    shown = run_on_terminal(
+        configure(idle_timeout=1000), "--batch-size=1", without="tqdm"
+    )
+    assert shown.splitlines() == ["Expired sessions: 1/2", "Expired sessions: 2/2"]
+    assert left(engine, Both) == {sessions}
+
+
+def test_lines_now_and_then(monkeypatch, capsys):
+    """Batches that follow each other quickly make one line."""
+    now = [0.0]
+    monkeypatch.setattr(gc, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with gc._progress("Sessions", None, quiet=False) as show:
+        for second in (0, 0.5, 1.9, 2, 3):
+            now[0] = second
+            show(10)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["Sessions: 10", "Sessions: 40", "Sessions: 50"]
+
+
+@on_sqlite
+@pytest.mark.parametrize("stderr", [True, False])
+def test_no_lines(engine, configure, sessions, stderr):
+    """Nor are there any where there would be no progress bar."""
+    arguments = [configure(idle_timeout=1000), *(["--quiet"] if stderr else [])]
+    assert run_on_terminal(*arguments, stderr=stderr, without="tqdm") == ""
+    assert left(engine, Both) == {sessions}
+
+
 @on_sqlite
 def test_no_progress_bar_if_quiet(engine, configure, sessions):
     """A quiet command shows nothing, on a terminal either."""
@@ -967,6 +1003,8 @@ def test_no_progress_bar_in_a_file(engine, configure, sessions):
     assert left(engine, Both) == {sessions}
 
 
-def test_progress_of_nothing(engine, configure):
+@pytest.mark.parametrize("without", ["nothing", "tqdm"])
+def test_progress_of_nothing(engine, configure, without):
     """With nothing to delete the command ends well, on a terminal, too."""
-    assert "Traceback" not in run_on_terminal(configure(idle_timeout=1000))
+    shown = run_on_terminal(configure(idle_timeout=1000), without=without)
+    assert "Traceback" not in shown

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.check_dist import TO_A_FILE
+import pyramid_sqlalchemy_sessions
 from tests.import_all import CHECKOUT, PACKAGE, module_names
 
 DIRECTORY = CHECKOUT / PACKAGE
@@ -36,26 +36,19 @@ def test_types_are_published() -> None:
 
 def test_metadata() -> None:
     """What is installed is this version, for the Pythons that it is tested on."""
-    setup = ConfigParser()
-    setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
     installed = metadata(PACKAGE)
-    assert installed["Version"] == setup["metadata"]["version"]
+    assert installed["Version"] == pyramid_sqlalchemy_sessions.__version__
     assert installed["Requires-Python"] == ">=3.10"
 
 
-def test_extras() -> None:
-    """The extras that the documentation names are there."""
-    extras = metadata(PACKAGE).get_all("Provides-Extra") or []
-    assert set(extras) >= {
-        "async",
-        "demo",
-        "docs",
-        "fast",
-        "lint",
-        "mysql",
-        "postgresql",
-        "retry",
-        "testing",
+def test_urls() -> None:
+    """The source and the issues have an address as soon as the repository has."""
+    urls = runpy.run_path(str(CHECKOUT / "setup.py"))["urls"]
+    assert set(urls("")) == {"Documentation", "Changelog"}
+    assert urls("https://example.com/us") == {
+        **urls(""),
+        "Source": "https://example.com/us",
+        "Issues": "https://example.com/us/issues",
     }
 
 
@@ -67,41 +60,58 @@ def test_every_requirement_has_a_lower_bound() -> None:
 
 def test_oldest_versions_are_tested() -> None:
     """The lower bounds of setup.cfg are the versions that tox's oldest runs on."""
-    setup, tox = ConfigParser(), ConfigParser(interpolation=None)
-    setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
-    tox.read(CHECKOUT / "tox.ini", encoding="utf-8")
+    setup = _setup()
     bounded = _lines(setup["options"]["install_requires"])
-    for extra in ("fast", "mysql", "postgresql", "retry"):
+    for extra in ("fast", "mysql", "postgresql", "progress", "retry", "toolbar"):
         bounded |= _lines(setup["options.extras_require"][extra])
-    pinned = _lines(tox["testenv:oldest"]["deps"])
+    pinned = _lines(_tox()["testenv:oldest"]["deps"])
     assert {line.replace(">=", "==") for line in bounded} - pinned == set()
 
 
 def test_every_extra_is_installed() -> None:
-    """Some environment of tox installs each extra: "package" those for users."""
-    tox = ConfigParser(interpolation=None)
-    tox.read(CHECKOUT / "tox.ini", encoding="utf-8")
-    named = re.findall(r"for extra in ([\w ]+);", tox["testenv:package"]["commands"])
-    named += [each["extras"] for each in tox.values() if "extras" in each]
-    extras = metadata(PACKAGE).get_all("Provides-Extra") or []
-    assert set(" ".join(named).split()) == set(extras)
+    """Tox installs all extras for the tests, and one by one to import everything."""
+    tox, extras = _tox(), set(_setup()["options.extras_require"])
+    named = re.search(r"for extra in ([\w ]+);", tox["testenv:package"]["commands"])
+    assert named
+    assert set(named[1].split()) == extras
+    assert set(tox["testenv"]["extras"].split()) == extras
 
 
-def test_description_refers_to_no_files() -> None:
-    """The package index has none: links become words, pictures are left out."""
+def test_description() -> None:
+    """It's the README and the changes of the latest release, without older ones."""
     description = runpy.run_path(str(CHECKOUT / "setup.py"))["description"]()
-    assert "Getting started has all steps" in description
-    assert "`Pyramid <https://" in description
-    assert TO_A_FILE.findall(description) == []
-    assert TO_A_FILE.findall((CHECKOUT / "README.rst").read_text(encoding="utf-8"))
+    readme = (CHECKOUT / "README.rst").read_text(encoding="utf-8")
+    assert description.startswith(readme)
+    changes = description.removeprefix(readme)
+    assert re.findall(r"^(.+)\n-+$", changes, flags=re.M) == [
+        "Changes in " + _releases()[0]
+    ]
+    assert "/changes.html>" in changes
 
 
 @pytest.mark.parametrize(
-    "name", ["CHANGES.rst", "LICENSE", "README.rst", "pyproject.toml", "tox.ini"]
+    "name", ["CHANGES.rst", "LICENSE", "README.rst", "SECURITY.md", "pyproject.toml"]
 )
 def test_files_of_a_checkout(name: str) -> None:
     """The files that one looks for first are there."""
     assert Path(CHECKOUT, name).read_text(encoding="utf-8").strip()
+
+
+def _setup() -> ConfigParser:
+    setup = ConfigParser()
+    setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    return setup
+
+
+def _tox() -> ConfigParser:
+    tox = ConfigParser(interpolation=None)
+    tox.read(CHECKOUT / "tox.ini", encoding="utf-8")
+    return tox
+
+
+def _releases() -> list[str]:
+    changes = (CHECKOUT / "CHANGES.rst").read_text(encoding="utf-8")
+    return re.findall(r"^(.+)\n-+$", changes, flags=re.M)
 
 
 def _lines(value: str) -> set[str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import runpy
 import textwrap
+import xml.etree.ElementTree as ET
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,6 @@ from tests.application import Application, Browser, Failure
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.rst").read_text(encoding="utf-8")
-CHANGES = (ROOT / "CHANGES.rst").read_text(encoding="utf-8")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -115,12 +117,46 @@ def test_one_command(title):
     assert README.count(block) == 1
 
 
-@pytest.mark.parametrize(
-    "path", re.findall(r"(?:<|image:: )([\w./-]+)[>\n]", README + CHANGES)
-)
-def test_link(path):
-    """Links lead to files of the checkout."""
-    assert (ROOT / path).is_file()
+def test_install_command():
+    """An old pip would take 0.1.0 if the version were left out."""
+    assert blocks("sh")[0] == 'pip install "pyramid_sqlalchemy_sessions>=1.0"'
+
+
+def test_tests_have_every_extra():
+    """The command for the tests installs all of the extras."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = ",".join(sorted(setup["options.extras_require"]))
+    (command,) = blocks("sh", section("Run the tests"))
+    assert f'".[{extras}]" --group testing' in command
+
+
+@pytest.mark.parametrize("name", ["README.rst", "CHANGES.rst"])
+def test_links_are_absolute(name):
+    """They work wherever the text is shown."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert re.findall(r"<(?!https:)[^>\s]+>`_|:: (?!https:)\S+\.\w+$", text) == []
+
+
+def test_links_to_the_documentation():
+    """They lead to pages and pictures that are there."""
+    address = runpy.run_path(str(ROOT / "setup.py"))["DOCUMENTATION"]
+    text = README + (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    links = re.findall(r"https://[\w-]+\.readthedocs\.io[^\s>)]*", text)
+    assert links
+    for link in links:
+        assert link.startswith(address)
+        path = link.removeprefix(address).replace(".html", ".rst") or "index.rst"
+        assert (ROOT / "docs" / path).is_file()
+
+
+def test_badges():
+    """The Pythons are those of the metadata, and so is the license."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    pythons = re.findall(r":: (3\.\d+)", setup["metadata"]["classifiers"])
+    assert f"badge/Python-{pythons[0]}_to_{pythons[-1]}-" in README
+    assert f"badge/license-{setup['metadata']['license_expression']}-" in README
 
 
 def test_screenshots():
@@ -131,3 +167,19 @@ def test_screenshots():
     for picture in pictures:
         assert picture.stat().st_size < 150_000
         assert f"_static/{picture.name}" in pages
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs" / "pictures").iterdir()), ids=lambda each: each.stem
+)
+def test_drawing(path):
+    """It's on one page, and says in words what it shows."""
+    pages = "".join(each.read_text("utf-8") for each in ROOT.glob("docs/*.rst"))
+    assert pages.count(f"   :file: pictures/{path.name}\n") == 1
+    svg = "{http://www.w3.org/2000/svg}"
+    drawing = ET.parse(path).getroot()
+    title, description = drawing.find(f"{svg}title"), drawing.find(f"{svg}desc")
+    assert title.text
+    assert description.text
+    ids = f"{title.get('id')} {description.get('id')}"
+    assert drawing.get("aria-labelledby") == ids

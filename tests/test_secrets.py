@@ -175,6 +175,7 @@ def log_calls() -> list[tuple[str, ast.Call]]:
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
                 and ast.unparse(node.func.value) == "log"
+                and node.func.attr != "isEnabledFor"
             ):
                 calls.append((f"{path.name}:{node.lineno}", node))
     return calls

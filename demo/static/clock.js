@@ -8,7 +8,7 @@ const start = performance.now();
 function tick() {
   const now = Math.floor(written + (performance.now() - start) / 1000);
   document.getElementById("clock").textContent =
-    new Date(now * 1000).toISOString().slice(11, 19) + " UTC";
+    new Date(now * 1000).toISOString().slice(0, 19).replace("T", " ") + " UTC";
   for (const element of document.querySelectorAll("[data-until]")) {
     const left = Number(element.dataset.until) - now;
     if (element.matches("progress")) {

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..exceptions import ConfigurationError
 from ..trace import TRACES, Note, Trace
 
 try:
     import pyramid_debugtoolbar
-    from pyramid_debugtoolbar.panels import DebugPanel
 except ImportError:  # pragma: no cover - depends on what is installed
-    pyramid_debugtoolbar, DebugPanel = None, object
+    pyramid_debugtoolbar = None
+
+if TYPE_CHECKING or pyramid_debugtoolbar is None:  # pragma: no cover
+    # For type checkers as well: the toolbar comes without types.
+    DebugPanel = object
+else:
+    from pyramid_debugtoolbar.panels import DebugPanel
 
 __all__ = ["includeme"]
 
 _PANELS = "debugtoolbar.extra_panels"
 
 
-class StoredSessionPanel(DebugPanel):  # type: ignore[misc]  # it comes without types
+class StoredSessionPanel(DebugPanel):
     """Shows what a request did with its session, what became of it, and why.
 
     It looks at what the session tells by itself. It doesn't load it, or write.
@@ -33,7 +38,7 @@ class StoredSessionPanel(DebugPanel):  # type: ignore[misc]  # it comes without 
     def __init__(self, request: Any):
         # The attempts of pyramid_retry have one environ, and so one list.
         self._traces: list[Trace] = request.environ.setdefault(TRACES, [])
-        self.data = {"traces": self._traces}
+        self.data: dict[str, Any] = {"traces": self._traces}
 
     @property
     def _fate(self) -> Note | None:
@@ -58,7 +63,7 @@ def includeme(config: Any) -> None:
     if pyramid_debugtoolbar is None:
         raise ConfigurationError(
             "pyramid_sqlalchemy_sessions.debugtoolbar needs pyramid_debugtoolbar, which"
-            " is not installed: pip install pyramid_sqlalchemy_sessions[toolbar]"
+            ' is not installed: pip install "pyramid_sqlalchemy_sessions[toolbar]>=1.0"'
         )
     if hasattr(config, "add_debugtoolbar_panel"):  # the toolbar's own configuration
         config.add_debugtoolbar_panel(StoredSessionPanel)

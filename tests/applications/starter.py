@@ -492,7 +492,7 @@ class Reader:
         """Run a command, in this process."""
         command, *arguments = shlex.split(line)
         if command == "pip":
-            assert arguments == ["install", "pyramid_sqlalchemy_sessions[fast]"]
+            assert arguments == ["install", "pyramid_sqlalchemy_sessions[fast]>=1.0"]
         elif command == "pyramid_session_secret":
             with contextlib.redirect_stdout(io.StringIO()) as output:
                 secret.main(arguments)

@@ -116,7 +116,8 @@ class Newcomer(Reader):
 
     def run(self, line: str) -> None:
         """Run a command, and remember where it leads."""
-        line = line.replace(f'"{NAME}[', f'"{self.wheel}[')
+        # The wheel of the checkout in place of a release.
+        line = re.sub(rf'"{NAME}(\[\w+\])>=1\.0"', rf'"{self.wheel}\1"', line)
         remember = f"{{ export -p; echo cd '$PWD'; }} > {self.state}"
         done = subprocess.run(
             ["bash", "-euc", f". {self.state}\n{line}\n{remember}"],
