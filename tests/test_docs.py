@@ -73,18 +73,12 @@ from pyramid_sqlalchemy_sessions import (
 )
 from pyramid_sqlalchemy_sessions.settings import SETTINGS
 from tests.application import SECRET, Application, Browser, Full
-from tests.applications.starter import DOCS, blocks
-from tests.applications.starter import PAGES as ALL_PAGES
+from tests.applications.starter import DOCS, PAGES, blocks
 from tests.stories.transactions import (
     all_of,
     elsewhere,
     exception_view,
 )
-
-#: Whose samples are tested beside what they are about.
-TESTED_ELSEWHERE = {"garbage_collection"}
-PAGES = {name: page for name, page in ALL_PAGES.items() if name not in TESTED_ELSEWHERE}
-
 
 # Samples.
 
@@ -112,9 +106,7 @@ def test_samples_are_in_files(page):
 
 def test_every_sample_is_on_a_page():
     """No sample is tested that nobody can read."""
-    included = re.findall(
-        r"literalinclude:: examples/(\S+)", "".join(ALL_PAGES.values())
-    )
+    included = re.findall(r"literalinclude:: examples/(\S+)", "".join(PAGES.values()))
     assert {path.name for path in (DOCS / "examples").glob("*.*")} == set(included)
 
 
@@ -622,6 +614,24 @@ def table(page: str, first: str) -> list[list[str]]:
                 for row in rows[1:]
             ]
     raise AssertionError(f"{page} has no table with {first}")
+
+
+# Commands.
+
+
+@pytest.mark.parametrize("command", ["check", "gc", "secret"])
+def test_options_of_commands(command, capsys):
+    """The options that pages give a command are those that it has."""
+    main = resolve_name(f"pyramid_sqlalchemy_sessions.{command}").main
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    calls = re.findall(
+        rf"pyramid_session_{command}\b([^`\n]*)", "\n".join(PAGES.values())
+    )
+    shown = set(re.findall(r"--[a-z-]+", " ".join(calls)))
+    assert shown
+    assert shown <= known
 
 
 # Security.

@@ -1,4 +1,4 @@
-"""What ``docs/large-tables.rst`` says of PostgreSQL is true, and its samples run.
+"""What ``docs/production.rst`` says of many sessions is true, and its samples run.
 
 ``benchmarks/updates.py`` measures what the page shows.
 """

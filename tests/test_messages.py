@@ -35,13 +35,13 @@ from tests.application import SECRET, Application, Browser, explicit_manager
 from tests.applications.starter import PAGES, blocks
 from tests.databases import KINDS
 from tests.stories.transactions import elsewhere, exception_view, tween_above
-from tests.test_docs import TESTED_ELSEWHERE, make_model
+from tests.test_docs import make_model
 
 #: By the name of the message. Where a page repeats what another one quotes, the name
 #: ends in "-again".
 MESSAGES = {
     each.options["name"]: each.text
-    for page in sorted(PAGES.keys() - TESTED_ELSEWHERE)
+    for page in sorted(PAGES)
     for each in blocks(page)
     if each.language == "text" and "name" in each.options
 }

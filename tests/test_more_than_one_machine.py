@@ -1,4 +1,4 @@
-"""What more-than-one-machine.rst says, as far as it takes no servers of its own.
+"""What production.rst says of several machines, without servers of its own.
 
 The clusters take minutes: ``python -m stress.galera`` and ``python -m stress.standby``.
 """
@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, make_url, text
 from pyramid_sqlalchemy_sessions import BaseMixin, IdleMixin, generate_secret_key
 from stress import galera, standby
 from tests.application import Application, Base, Browser
-from tests.test_docs import ALL_PAGES, load
+from tests.test_docs import PAGES, load
 
 IDLE_TIMEOUT = 3600
 
@@ -104,7 +104,7 @@ def test_wait_for_other_nodes(make_engine):
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_url_of_primary_and_standby(database_url):
     """The URL finds the server that takes writes, wherever in the list it stands."""
-    page = ALL_PAGES["more-than-one-machine"]
+    page = PAGES["production"]
     (shown,) = re.findall(r"sqlalchemy.url = (postgresql\S+)", page)
     server = make_url(database_url)
     url = make_url(shown).set(

@@ -1,4 +1,4 @@
-"""The sample of more-than-one-machine.rst."""
+"""The sample of production.rst about Galera."""
 
 from sqlalchemy import event
 

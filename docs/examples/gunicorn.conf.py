@@ -1,4 +1,4 @@
-"""What faults.rst says about gunicorn's --preload."""
+"""What production.rst says about gunicorn's --preload."""
 
 
 def post_fork(server, worker):

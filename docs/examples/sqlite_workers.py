@@ -1,4 +1,4 @@
-"""What faults.rst says about SQLite with several processes."""
+"""What production.rst says about SQLite with several processes."""
 
 from sqlalchemy import event
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from pyramid.registry import Registry
-from sqlalchemy import create_engine, event, select, text
+from sqlalchemy import create_engine, delete, event, insert, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import sessionmaker
 
@@ -260,6 +260,37 @@ def test_disk_full(sqlite_engine):
     browser.visit(view)
     assert browser.ask(lambda session: len(session["a"])) == 100_000
     assert entries(sqlite_engine) == [1]
+
+
+# A table that is put back.
+
+
+def test_restored_table(engine):
+    """Ended sessions are back, new ones are gone, and renewed ones look stolen."""
+    clock = Clock()
+    ended, begun, renewed = (visitor(engine, clock) for _ in range(3))
+    for browser in (ended, renewed):
+        browser.visit(lambda request: request.session.update(a=1))
+    copy_of_ended = visitor(engine, clock)
+    copy_of_ended.set_cookie("session", ended.cookie)
+    table = Visitor.__table__
+    with engine.connect() as connection:
+        backup = [dict(row._mapping) for row in connection.execute(select(table))]
+
+    clock.now += 200
+    ended.visit(lambda request: request.session.invalidate())
+    begun.visit(lambda request: request.session.update(a=1))
+    for _ in range(2):
+        assert renewed.ask(dict) == {"a": 1}
+    with engine.begin() as connection:
+        connection.execute(delete(table))
+        connection.execute(insert(table), backup)
+
+    assert copy_of_ended.ask(dict) == {"a": 1}
+    assert begun.ask(lambda session: session.new)
+    assert len(renewed.application.rows()) == 2
+    assert renewed.ask(lambda session: session.new)
+    assert len(renewed.application.rows()) == 1
 
 
 # The clock.

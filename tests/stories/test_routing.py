@@ -51,6 +51,7 @@ from tests.stories.transactions import (
     logged,
     set_cookies,
 )
+from tests.test_docs import load
 
 IDLE = 1000
 SETTINGS = {"idle_timeout": IDLE, "renewal_timeout": 5000}
@@ -661,6 +662,34 @@ def test_ended_after_the_copy(lagging: Lagging) -> None:
     assert lagging.first.application.rows() == []
     (deletion,) = set_cookies(response)
     assert deletion.startswith("session=; ")
+
+
+@on_sqlite
+def test_sample_reads_sessions_from_the_primary(lagging: Lagging) -> None:
+    """The sample of production.rst notices a logout at once, and reads elsewhere."""
+    factory = load("replicas").make_dbsession_factory(lagging.engine, lagging.follower)
+
+    def make(request: Any, manager: Any) -> Session:
+        dbsession = factory()
+        zope.sqlalchemy.register(dbsession, transaction_manager=manager)
+        return dbsession
+
+    def view(request: Any) -> str:
+        assert request.dbsession.scalars(select(Thing)).all() == []
+        request.dbsession.add(Thing(id=len(request.session) + 1))
+        return str(request.session.userid)
+
+    browser = visitor(lagging.engine, make)
+    lagging.first.visit(log_in)
+    lagging.copy()
+    browser.set_cookie("session", lagging.first.cookie)
+    assert browser.visit(view).text == "5"
+    lagging.first.visit(lambda request: request.session.update(n=1))
+    assert browser.visit(view).text == "5"
+    lagging.first.visit(lambda request: request.session.invalidate())
+    assert browser.ask(lambda session: session.userid) is None
+    with lagging.engine.connect() as connection:
+        assert connection.scalars(select(Thing.id)).all() == [1, 2]
 
 
 @on_sqlite
