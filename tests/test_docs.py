@@ -116,7 +116,7 @@ def start(engine, base):
 
 
 class TestFeatures:
-    """The samples of features.rst."""
+    """The samples of using-the-session.rst and logging-in.rst."""
 
     @pytest.fixture
     def samples(self, sqlite_engine):
@@ -289,7 +289,7 @@ def tagged() -> dict[str, tuple[object, object]]:
         "items": {1: "one", 2: "two"},
         "dict": {"$price": 5},
     }
-    rows = table("features", "$datetime")
+    rows = table("using-the-session", "$datetime")
     tags = [json.loads(re.findall("``(.*?)``", shown)[0]) for _, shown in rows]
     assert [next(iter(tag)) for tag in tags] == [f"${name}" for name in examples]
     return {

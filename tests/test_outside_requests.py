@@ -1,4 +1,4 @@
-"""The samples of outside-requests.rst."""
+"""The samples of sessions outside of a request, and of other devices."""
 
 from __future__ import annotations
 
@@ -48,17 +48,6 @@ def browsers(application, *users) -> list[Browser]:
 def users_of(browsers) -> list:
     """Return who is logged in."""
     return [browser.ask(lambda session: session.userid) for browser in browsers]
-
-
-def test_change_password(samples, application):
-    """Other devices of the user are logged out, and nobody else."""
-    all_of_them = browsers(application, 7, 7, 8)
-    passwords = []
-    user = SimpleNamespace(id=7, set_password=passwords.append)
-    application.view = lambda request: samples.change_password(request, user)
-    all_of_them[0].post("/", {"password": "new"}, status=303)
-    assert passwords == ["new"]
-    assert users_of(all_of_them) == [7, None, 8]
 
 
 def test_devices(samples, application):

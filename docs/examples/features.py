@@ -1,4 +1,4 @@
-"""The samples of features.rst."""
+"""The samples of using-the-session.rst and logging-in.rst."""
 
 from pyramid.httpexceptions import HTTPSeeOther
 from pyramid.response import Response

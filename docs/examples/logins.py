@@ -1,4 +1,4 @@
-"""The samples of security.rst: logins and new passwords at the same moment."""
+"""The samples of logging-in.rst: logins and new passwords at the same moment."""
 
 from pyramid.httpexceptions import HTTPForbidden, HTTPSeeOther
 from pyramid.security import remember

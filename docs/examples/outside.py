@@ -1,4 +1,4 @@
-"""The samples of outside-requests.rst."""
+"""Samples of using-the-session.rst and logging-in.rst: other sessions."""
 
 from pyramid.httpexceptions import HTTPNotFound, HTTPSeeOther
 from pyramid.paster import get_appsettings
@@ -22,12 +22,6 @@ class Base(DeclarativeBase):
 
 class WebSession(LastSeenMixin, UserAgentMixin, UseridMixin, BaseMixin, Base):
     __tablename__ = "session"
-
-
-def change_password(request, user):
-    user.set_password(request.POST["password"])
-    request.session_store.revoke_user(user.id, keep=request.session)
-    return HTTPSeeOther("/")
 
 
 def devices(request):

@@ -1,4 +1,4 @@
-"""The samples of security.rst."""
+"""The samples of security.rst, and one of logging-in.rst."""
 
 import logging
 

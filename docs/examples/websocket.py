@@ -1,4 +1,4 @@
-"""The sample of outside-requests.rst: a websocket for the users of an application."""
+"""The sample of using-the-session.rst: a websocket for the users of an application."""
 
 from pyramid.paster import get_appsettings
 from pyramid.path import DottedNameResolver
