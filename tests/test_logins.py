@@ -1,4 +1,4 @@
-"""The recipe of logging-in.rst: logins and new passwords of one user at the same moment.
+"""The recipe of logging-in.rst: logins and new passwords at the same moment.
 
 On SQLite the UPDATE of the recipe takes the write lock, on PostgreSQL it locks the row
 and fails where a snapshot is too old, on MariaDB it locks the row, and the locking read
