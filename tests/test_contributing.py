@@ -1,4 +1,4 @@
-"""What design.rst says on contributing is true: its feature, its commands, its names."""
+"""What design.rst says on contributing is true: its feature, commands and names."""
 
 from __future__ import annotations
 
