@@ -852,7 +852,7 @@ def test_login_by_pyramids_helper(sqlite_engine):
     assert thief.visit(lambda r: r.authenticated_userid).text == ""
 
 
-# events.rst
+# Events.
 
 
 def test_audit_log(sqlite_engine, caplog):
@@ -901,7 +901,7 @@ def test_audit_table(sqlite_engine):
 
 def test_table_of_events():
     """The table of events names every event, and every cause that its class does."""
-    rows = table("events", "SessionCreatedEvent")
+    rows = table("api", "SessionCreatedEvent")
     told = {(name.strip("`"), cause.strip("`")) for name, cause, _ in rows}
     assert told == {
         (kind.__name__, cause)
