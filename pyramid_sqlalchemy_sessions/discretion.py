@@ -11,9 +11,10 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.exc import DBAPIError, StatementError
 
-__all__ = ["hushed"]
+__all__ = ["hush", "hushed", "run"]
 
 #: PostgreSQL's lines after the first: "DETAIL: Failing row contains (...)", "CONTEXT:
 #: JSON data, line 1: ...", "LINE 1: INSERT ...".
@@ -36,18 +37,34 @@ _ATTRIBUTES = ("detail", "hint", "context", "internal_query")
 
 @contextmanager
 def hushed() -> Generator[None]:
-    """Let an error of a statement show neither its parameters nor what is in a row."""
+    """Hush the error of a statement in a ``with`` block."""
     try:
         yield
     except StatementError as exc:
-        exc.hide_parameters = True
-        exc.params = None
-        if isinstance(exc, DBAPIError) and exc.orig is not None:
-            _hush(exc, exc.orig)
+        hush(exc)
         raise
 
 
-def _hush(error: DBAPIError, orig: BaseException) -> None:
+def run(
+    connection: Connection, statement: Any, parameters: dict[str, Any]
+) -> CursorResult[Any]:
+    """Execute a statement, and hush its error."""
+    try:  # without a context manager, which costs more than this
+        return connection.execute(statement, parameters)
+    except StatementError as exc:
+        hush(exc)
+        raise
+
+
+def hush(error: Exception) -> None:
+    """Let an error of a statement show neither its parameters nor what is in a row."""
+    if not isinstance(error, StatementError):
+        return
+    error.hide_parameters = True
+    error.params = None
+    orig = error.orig
+    if not isinstance(error, DBAPIError) or orig is None:
+        return
     for each in _of_driver(orig):
         each.args = tuple(map(_hushed, each.args))
         for name in _ATTRIBUTES:

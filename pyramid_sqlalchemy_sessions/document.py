@@ -113,11 +113,16 @@ class Document:
 
     def set(self, key: Any, value: Any) -> None:
         """Give a key a value."""
-        self._seen.add(key)
-        self.content[key] = value
-        self._written.setdefault(key, False)
-        if type(value) not in _CONSTANT:
-            self._lent.add(key)
+        self.update({key: value})
+
+    def update(self, values: Mapping[Any, Any]) -> None:
+        """Give keys values."""
+        self._seen.update(values)
+        self.content.update(values)
+        for key, value in values.items():
+            self._written.setdefault(key, False)
+            if type(value) not in _CONSTANT:
+                self._lent.add(key)
 
     def pop(self, key: Any) -> Any:
         """Remove a key and return its value. KeyError if there is none."""

@@ -68,6 +68,8 @@ class Outside:
 
     def patches(self) -> list[Patch]:
         """Return what was changed and isn't stored yet."""
+        if not self._segments:  # the usual case
+            return []
         patches = [each.patch() for each in self._segments]
         return [each for each in patches if each.is_change]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, NoReturn, Protocol
 
 from .feature import Due
@@ -65,7 +65,7 @@ class SessionDict(MutableMapping[Any, Any]):
             state.is_used = True
         else:
             visit.touch(state).data.set(key, value)
-            self._warn_of_objects(key, value)
+            self._warn_of_objects({key: value})
 
     def __delitem__(self, key: Any) -> None:
         visit, state = self._begin(), self._read()
@@ -134,10 +134,8 @@ class SessionDict(MutableMapping[Any, Any]):
         if not differing:
             state.is_used = True
             return
-        data = visit.touch(state).data
-        for key, value in differing.items():
-            data.set(key, value)
-            self._warn_of_objects(key, value)
+        visit.touch(state).data.update(differing)
+        self._warn_of_objects(differing)
 
     def pop(self, key: Any, *default: Any) -> Any:
         """Remove a key and return its value, or the default if it's missing."""
@@ -174,24 +172,23 @@ class SessionDict(MutableMapping[Any, Any]):
         key = next(reversed(content))
         return key, visit.touch(state).data.pop(key)
 
-    def _warn_of_objects(self, key: Any, value: Any) -> None:
-        """Warn of objects of the database in the session, once per key and class."""
-        if type(value) in _PLAIN:
-            return
-        held: Iterable[Any] = (value,)
-        if isinstance(value, (list, tuple, set, frozenset)):
-            held = value
-        elif isinstance(value, dict):
-            held = value.values()
-        for kind in set(map(type, held)) - _PLAIN:
-            if hasattr(kind, "_sa_class_manager"):
-                self._config.warn_once(
-                    f"The session's value for {shown(key)} is or holds an object of"
-                    f" the mapped class {kind.__name__}. What comes back in later"
-                    " requests is a copy from now, in no dbsession: it isn't up to"
-                    " date, and lazy attributes of it fail. Store its primary key, and"
-                    " load it with dbsession.get()."
-                )
+    def _warn_of_objects(self, values: Mapping[Any, Any]) -> None:
+        """Warn of objects of the database among the values, or in them."""
+        for key, value in values.items():
+            kinds = {type(value)}
+            if isinstance(value, (list, tuple, set, frozenset)):
+                kinds = set(map(type, value))
+            elif isinstance(value, dict):
+                kinds = set(map(type, value.values()))
+            for kind in kinds - _PLAIN:
+                if hasattr(kind, "_sa_class_manager"):
+                    self._config.warn_once(
+                        f"The session's value for {shown(key)} is or holds an object of"
+                        f" the mapped class {kind.__name__}. What comes back in later"
+                        " requests is a copy from now, in no dbsession: it isn't up to"
+                        " date, and lazy attributes of it fail. Store its primary key,"
+                        " and load it with dbsession.get()."
+                    )
 
 
 def _is_same(present: Any, value: Any) -> bool:

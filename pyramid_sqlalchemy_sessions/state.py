@@ -50,7 +50,9 @@ class State:
     def _begin(self, loaded: Row | None) -> None:
         config, table = self.config, self.config.table
         self.loaded: Row | None = loaded
-        self._settings: DefaultSettings | None = None
+        self._settings: DefaultSettings | None = (
+            None if config.own_settings else config.settings
+        )
         if loaded is None:
             self.values: dict[str, Any] = dict.fromkeys(config.own_columns)
             self.values.update(id=None, created=config.clock())

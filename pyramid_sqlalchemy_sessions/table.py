@@ -21,7 +21,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.engine import Connection, CursorResult, Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Mapper, Session
 
 from .codec import JSON_CODEC, JSON_TEXT_CODEC, PICKLE_CODEC, Codec
@@ -36,7 +36,7 @@ from .columns import (
     refuse_packet,
     rules_of,
 )
-from .discretion import hushed
+from .discretion import hush, run
 from .exceptions import ConfigurationError
 from .feature import Due
 from .mapping import column_of, mapper_of, python_type, refuse_json
@@ -190,7 +190,7 @@ class Table:
         conflict, others wait until this transaction ends.
         """
         if lock and connection.dialect.name == "sqlite":
-            _run(connection, self._take_write_lock, {self._id: key})
+            run(connection, self._take_write_lock, {self._id: key})
         known = None
         if self._is_eager:
             identity = self.mapper.identity_key_from_primary_key((key,))
@@ -200,10 +200,10 @@ class Table:
             return self.load_plain(connection, key, lock), known
         statement = self._select_instance_locked if lock else self._select_instance
         try:
-            with hushed():
-                result = dbsession.execute(statement, {self._id: key})
+            result = dbsession.execute(statement, {self._id: key})
             instance = result.unique().scalar_one_or_none()
         except Exception as exc:
+            hush(exc)
             if is_unreadable(exc):
                 self._explain(connection, key)
             raise
@@ -222,7 +222,7 @@ class Table:
         """Return the row with the id ``key``, None if there is none."""
         statement = self._select_locked if lock else self._select
         try:
-            values = _run(connection, statement, {self._id: key}).first()
+            values = run(connection, statement, {self._id: key}).first()
         except Exception as exc:
             if is_unreadable(exc):
                 self._explain(connection, key)
@@ -246,7 +246,7 @@ class Table:
         for rule in self._rules:
             try:
                 statement = select(self.columns[rule.name]).where(self._is_row)
-                _run(connection, statement, {self._id: key}).first()
+                run(connection, statement, {self._id: key}).first()
             except Exception:
                 # Not chained: some of these errors quote what is in the row.
                 raise cannot_be_read(rule.name, rule.type_name) from None
@@ -265,7 +265,7 @@ class Table:
         """Insert a row. ValueError for what the columns cannot hold."""
         row = self.as_stored(row["id"], row)
         self.refuse_excess(connection, row)
-        _run(connection, self._insert, self._by_key(row))
+        run(connection, self._insert, self._by_key(row))
 
     def update(
         self,
@@ -304,11 +304,11 @@ class Table:
                     statement = statement.where(self.columns[name] == stored[name])
         if extend_to is not None:
             parameters[self._expire] = extend_to
-        return _run(connection, statement, parameters).rowcount == 1
+        return run(connection, statement, parameters).rowcount == 1
 
     def delete(self, connection: Connection, key: uuid.UUID) -> bool:
         """Delete a row, whatever it holds by now; tell whether it was there."""
-        return _run(connection, self._delete, {self._id: key}).rowcount == 1
+        return run(connection, self._delete, {self._id: key}).rowcount == 1
 
     def keep_up(self, connection: Connection, key: uuid.UUID, due: Due) -> bool:
         """Do what is due, unless another request has done it; tell which.
@@ -321,7 +321,7 @@ class Table:
         if not due.changes and due.guard.keys() <= {"idle_timeout"}:  # built once
             if due.guard:
                 parameters[self._timeout] = due.guard["idle_timeout"]
-            return _run(connection, self._extend, parameters).rowcount == 1
+            return run(connection, self._extend, parameters).rowcount == 1
         columns = self.columns
         values = self._by_key(due.changes)
         if due.extend_to is not None:
@@ -330,21 +330,13 @@ class Table:
             self._is_row, *(columns[name] == value for name, value in due.guard.items())
         )
         statement = update(self._table).where(condition).values(values)
-        return _run(connection, statement, parameters).rowcount == 1
+        return run(connection, statement, parameters).rowcount == 1
 
     def delete_expired(self, connection: Connection, key: uuid.UUID, now: int) -> bool:
         """Delete a row if it has expired at the time ``now``; tell whether it had."""
         parameters = {self._id: key, self._now: now}
-        return _run(connection, self._delete_expired, parameters).rowcount == 1
+        return run(connection, self._delete_expired, parameters).rowcount == 1
 
     def _by_key(self, values: dict[str, Any]) -> dict[str, Any]:
         keys = self._keys
         return {keys[name]: value for name, value in values.items()}
-
-
-def _run(
-    connection: Connection, statement: Any, parameters: dict[str, Any]
-) -> CursorResult[Any]:
-    """Execute a statement. No error shows what a session holds."""
-    with hushed():
-        return connection.execute(statement, parameters)
