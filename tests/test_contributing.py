@@ -1,4 +1,4 @@
-"""What contributing.rst says is true: its feature, its commands, its names."""
+"""What design.rst says on contributing is true: its feature, commands and names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.application import Application, Browser
 from tests.applications.starter import DOCS, PAGES
 from tests.import_all import CHECKOUT
 
-PAGE = PAGES["contributing"]
+PAGE = PAGES["design"].partition("\n.. _contributing:\n")[2]
 
 
 @pytest.fixture
@@ -73,21 +73,20 @@ def test_environment_variables():
     """Those that the tests know are those of the page."""
     sources = [path.read_text("utf-8") for path in (CHECKOUT / "tests").rglob("*.py")]
     known = set(re.findall(r'"(PSS_[A-Z_]+)"', "".join(sources)))
-    assert known == set(re.findall(r"\* - ``(PSS_[A-Z_]+)``", PAGE))
+    assert known == set(re.findall(r"``(PSS_[A-Z_]+)``", PAGE))
     for _, url in databases.SERVERS.values():
         assert f"``{url}``" in PAGE
 
 
 def test_tox_environments():
-    """Each one is in the table."""
+    """Each one is in the list."""
     tox = ConfigParser(interpolation=None)
     tox.read(CHECKOUT / "tox.ini", encoding="utf-8")
-    _, _, named = PAGE.partition(".. list-table::\n   :name: tox-table")
     listed = tox["tox"]["envlist"].split()
     assert listed[0] == "py{310,311,312,313}"
-    assert ["py310", "py313", *listed[1:]] == re.findall(
-        r"``(\w+)``", "".join(re.findall(r"   \* - (``.*)", named))
-    )[: len(listed) + 1]
+    _, _, rest = PAGE.partition("``tox -e NAME``")
+    items = "".join(re.findall(r"^- ((?:``\w+``(?:, | to )?)+)", rest, re.MULTILINE))
+    assert ["py310", "py313", *listed[1:]] == re.findall(r"``(\w+)``", items)
 
 
 @pytest.mark.parametrize("path", re.findall(r"``(\w+/[\w./]+)``", PAGE))

@@ -1,4 +1,4 @@
-"""Sessions of other kinds are moved as upgrading.rst says, and nobody is logged out."""
+"""Sessions of other kinds are moved as comparison.rst says: nobody is logged out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The samples of upgrading.rst for those who had other sessions."""
+"""The samples of comparison.rst for those who had other sessions."""
 
 from pyramid.session import SignedCookieSessionFactory
 from pyramid.tweens import EXCVIEW
