@@ -38,6 +38,9 @@ class Serializer(Protocol):
     malformed value, ``CookieCryptoError`` for one that is not authentic. Any other
     ``ValueError`` of ``loads`` counts as an ``InvalidCookieError``. Several threads
     call both at once.
+
+    It may have a method ``fingerprint(data)``, which returns the text that stands for a
+    session's id in events. Without it, fingerprints change with each process.
     """
 
     def dumps(self, data: bytes, /) -> bytes: ...

@@ -762,6 +762,7 @@ def test_pyramid_retry_alone_with_another_driver(run, engine, database_url):
     driver = {"postgresql": "pg8000", "mysql": "mysqldb"}.get(engine.dialect.name)
     if driver is None:
         pytest.skip("SQLite has one driver")
+    pytest.importorskip({"mysqldb": "MySQLdb"}.get(driver, driver))
     url = make_url(database_url)
     drivername = f"{engine.dialect.name}+{driver}"
     url = url.set(drivername=drivername).difference_update_query(["options"])

@@ -730,7 +730,7 @@ def test_a_column_for_json(name: str) -> None:
 def vectors() -> tuple[str, uuid.UUID, bytes, bytes]:
     """Return the key, the id, and the two values of the documentation."""
     pattern = r":name: sealed-vectors\n\n((?: +\S+\n)+)"
-    (found,) = re.findall(pattern, PAGES["db_maintenance"])
+    (found,) = re.findall(pattern, PAGES["table"])
     key, id, data, flash = found.split()
     return key, uuid.UUID(id), bytes.fromhex(data), bytes.fromhex(flash)
 

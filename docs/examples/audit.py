@@ -1,4 +1,4 @@
-"""The samples of events.rst."""
+"""The samples of events."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""The samples of config.rst."""
+"""The samples of settings.rst."""
 
 from pyramid.csrf import SessionCSRFStoragePolicy
 

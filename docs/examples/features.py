@@ -38,7 +38,8 @@ def add_to_cart(request):
 
 
 def show_messages(request):
-    return Response("\n".join(request.session.pop_flash()))
+    messages = request.session.pop_flash()
+    return Response("\n".join(messages), content_type="text/plain")
 
 
 class User(Base):
@@ -48,20 +49,20 @@ class User(Base):
     name = mapped_column(String(50), nullable=False)
 
 
-class Session(UseridMixin, CSRFMixin, BaseMixin, Base):
+class Session(UserAgentMixin, UseridMixin, CSRFMixin, BaseMixin, Base):
     __tablename__ = "session"
 
     userid = mapped_column(Uuid, ForeignKey("users.id", ondelete="CASCADE"))
     user = relationship(User, lazy="joined")
-    user_agent = mapped_column(String(200))
+    last_page = mapped_column(String(200))
 
 
 def greet(request):
     instance = request.session.instance
     if instance is None or instance.user is None:
         return Response("Hello, stranger")
-    instance.user_agent = (request.user_agent or "")[:200]
-    return Response(f"Hello, {instance.user.name}")
+    instance.last_page = request.path[:200]
+    return Response(f"Hello, {instance.user.name}", content_type="text/plain")
 
 
 @view_config(route_name="payments", fresh=600)

@@ -1,4 +1,4 @@
-"""The samples of db_maintenance.rst."""
+"""The samples of table.rst."""
 
 from sqlalchemy import (
     DateTime,

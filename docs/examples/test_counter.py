@@ -17,5 +17,5 @@ def test_counter(testapp, dbsession):
 
 def test_view():
     session = DummySession({"visits": 6}, userid=7)
-    assert counter(DummyRequest(session=session)).text == "Visit number 7"
+    assert counter(DummyRequest(session=session)) == "Visit number 7"
     assert session["visits"] == 7

@@ -5,5 +5,5 @@ from pyramid_sqlalchemy_sessions.testing import later
 
 def test_timeout(testapp):
     testapp.get("/counter")
-    with later(seconds=1201):
+    with later(seconds=3601):
         assert testapp.get("/counter").text == "Visit number 1"

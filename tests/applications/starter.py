@@ -1,4 +1,4 @@
-"""A project as pyramid-cookiecutter-starter makes it, and who follows its steps."""
+"""A project as pyramid-cookiecutter-starter makes it, and a reader of its steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unittest import mock
 from pyramid.paster import get_app
 from pyramid.threadlocal import manager as threadlocals
 
-from pyramid_sqlalchemy_sessions import secret
+from pyramid_sqlalchemy_sessions import check, gc, secret
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in DOCS.glob("*.rst")}
@@ -87,39 +87,36 @@ initialize_myproject_db = myproject.scripts.initialize_db:main
 
 #: What matters of a project that was made by pyramid-cookiecutter-starter.
 PROJECT = {
-    "setup.py": """
-from setuptools import setup, find_packages
+    "pyproject.toml": """
+[build-system]
+requires = ["setuptools>=61"]
+build-backend = "setuptools.build_meta"
 
-requires = [
-    'plaster_pastedeploy',
-    'pyramid',
-    'pyramid_jinja2',
-    'pyramid_debugtoolbar',
-    'waitress',
-    'alembic',
-    'pyramid_retry',
-    'pyramid_tm',
-    'SQLAlchemy',
-    'transaction',
-    'zope.sqlalchemy',
+[project]
+name = "myproject"
+version = "0.0"
+dependencies = [
+    "plaster_pastedeploy",
+    "pyramid",
+    "pyramid_jinja2",
+    "pyramid_debugtoolbar",
+    "waitress",
+    "alembic",
+    "pyramid_retry",
+    "pyramid_tm",
+    "SQLAlchemy",
+    "transaction",
+    "zope.sqlalchemy",
 ]
 
-setup(
-    name='myproject',
-    version='0.0',
-    packages=find_packages(exclude=['tests']),
-    include_package_data=True,
-    zip_safe=False,
-    install_requires=requires,
-    entry_points={
-        'paste.app_factory': [
-            'main = myproject:main',
-        ],
-        'console_scripts': [
-            'initialize_myproject_db=myproject.scripts.initialize_db:main',
-        ],
-    },
-)
+[project.scripts]
+initialize_myproject_db = "myproject.scripts.initialize_db:main"
+
+[project.entry-points."paste.app_factory"]
+main = "myproject:main"
+
+[tool.setuptools.packages.find]
+exclude = ["tests"]
 """,
     "development.ini": """
 [app:main]
@@ -272,7 +269,7 @@ def includeme(config):
     config.add_request_method(dbsession, reify=True)
 """,
     "myproject/models/meta.py": """
-from sqlalchemy.orm import declarative_base
+from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.schema import MetaData
 
 # Recommended naming convention used by Alembic, as various different database
@@ -286,25 +283,24 @@ NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s"
 }
 
-metadata = MetaData(naming_convention=NAMING_CONVENTION)
-Base = declarative_base(metadata=metadata)
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
 """,
     "myproject/models/mymodel.py": """
-from sqlalchemy import (
-    Column,
-    Index,
-    Integer,
-    Text,
-)
+from typing import Optional
+
+from sqlalchemy import Index, Text
+from sqlalchemy.orm import Mapped, mapped_column
 
 from .meta import Base
 
 
 class MyModel(Base):
     __tablename__ = 'models'
-    id = Column(Integer, primary_key=True)
-    name = Column(Text)
-    value = Column(Integer)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[Optional[str]] = mapped_column(Text)
+    value: Mapped[Optional[int]]
 
 
 Index('my_index', MyModel.name, unique=True, mysql_length=255)
@@ -445,8 +441,16 @@ def write_files(directory: Path, files: dict[str, str]) -> None:
         path.write_text(content.lstrip("\n"))
 
 
+#: The commands of the library.
+COMMANDS = {
+    "pyramid_session_check": check.main,
+    "pyramid_session_gc": gc.main,
+    "pyramid_session_secret": secret.main,
+}
+
+
 class Reader:
-    """Somebody who follows the steps in a project, without leaving this process."""
+    """Follows the steps in a project, without leaving this process."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -492,11 +496,14 @@ class Reader:
         """Run a command, in this process."""
         command, *arguments = shlex.split(line)
         if command == "pip":
-            assert arguments == ["install", "pyramid_sqlalchemy_sessions[fast]>=1.0"]
-        elif command == "pyramid_session_secret":
+            package = "pyramid_sqlalchemy_sessions[fast,retry]>=1.0"
+            assert arguments == ["install", package]
+        elif command in COMMANDS:
+            self.forget_modules()
             with contextlib.redirect_stdout(io.StringIO()) as output:
-                secret.main(arguments)
+                status = COMMANDS[command](arguments)
             self.output = output.getvalue()
+            assert not status, self.output
         elif command == "alembic":
             from alembic.config import main
 

@@ -72,7 +72,7 @@ def refuse_or_skip(returncode: int, output: str) -> None:
 
 
 class Newcomer(Reader):
-    """Somebody who follows the steps in a shell."""
+    """Follows the steps in a shell."""
 
     def __init__(self, directory: Path, wheel: Path, url: str):
         self.directory = directory
@@ -96,7 +96,7 @@ class Newcomer(Reader):
         shutil.rmtree(directory / "myproject", ignore_errors=True)
 
     def run_all(self, lines: list[str]) -> None:
-        """Run the commands of a code block, all but the last one of the page."""
+        """Run the commands of a code block; pserve has to wait."""
         if lines[0].startswith("pserve"):
             self.pserve = lines[0]
             return
@@ -117,7 +117,7 @@ class Newcomer(Reader):
     def run(self, line: str) -> None:
         """Run a command, and remember where it leads."""
         # The wheel of the checkout in place of a release.
-        line = re.sub(rf'"{NAME}(\[\w+\])>=1\.0"', rf'"{self.wheel}\1"', line)
+        line = re.sub(rf'"{NAME}(\[[\w,]+\])>=1\.0"', rf'"{self.wheel}\1"', line)
         remember = f"{{ export -p; echo cd '$PWD'; }} > {self.state}"
         done = subprocess.run(
             ["bash", "-euc", f". {self.state}\n{line}\n{remember}"],
@@ -189,7 +189,7 @@ class Browser:
 
 
 def test_from_an_empty_directory(directory, wheel, database_url):
-    """The page leads to a session that survives a restart, and then to a login."""
+    """The page leads to a session that survives a restart, a login, and a check."""
     newcomer = Newcomer(directory, wheel, database_url)
     steps = blocks("getting-started")
     captions = [step.options.get("caption") for step in steps]
@@ -207,6 +207,7 @@ def test_from_an_empty_directory(directory, wheel, database_url):
 
     for step in steps[login:]:
         newcomer.follow(step)
+    assert "errors: 0" in newcomer.output
     newcomer.run("alembic -c development.ini check")
     with newcomer.served():
         page = browser.get("/account")
