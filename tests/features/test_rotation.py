@@ -928,3 +928,23 @@ def test_answer_to_a_login_with_the_candidate_is_lost(open_browser, clock):
     assert twin(browser, candidate.value).ask(lambda session: session.new)
     assert heard == []
     assert len(browser.application.rows()) == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"idle_timeout": 1000, "extension_delay": 500},
+        {"idle_timeout": 1000, "extension_chance": 1, "extension_deadline": 500},
+    ],
+    ids=["no timeout", "delay", "chance"],
+)
+def test_browser_keeps_the_cookie_while_it_is_used(open_browser, clock, settings):
+    """A visit each minute, with a cookie that lasts for five."""
+    browser = open_browser(Attributed, cookie_max_age=300, **settings)
+    browser.visit(write)
+    for _ in range(20):
+        clock.shift(60)
+        assert not browser.ask(lambda session: session.new)
+    clock.shift(301)
+    assert browser.ask(lambda session: session.new)
