@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -43,11 +43,11 @@ class Use:
     #: Whether it wrote something, or called a method that could have.
     is_write: bool
     #: Whether it may extend the session, or start to renew it.
-    extends: bool = True
+    extends: bool
     #: Whether it rotates the session, which sends another cookie.
-    rotates: bool = False
-    #: A random number below 100, for what happens with a percentage.
-    draw: int = 0
+    rotates: bool
+    #: Draws a number below 100, for what happens with a percentage: always the same.
+    draw: Callable[[], int]
 
 
 class Due(NamedTuple):

@@ -40,7 +40,7 @@ class Finder:
         self._answer = answer
         self._findings = findings
         self.now: int = config.clock()
-        self.draw: int = secrets.randbelow(100)
+        self._drawn: int | None = None
         reading = config.cookie.read(request)
         self.tickets: tuple[Ticket, ...] = reading.tickets
         #: What the session in force was found with.
@@ -143,7 +143,13 @@ class Finder:
         if self.ticket is None:
             return None
         commit, extends = self._config.clock(), may_extend(self._request)
-        return Use(self.ticket, self.now, commit, is_write, extends, rotates, self.draw)
+        draw = self._draw
+        return Use(self.ticket, self.now, commit, is_write, extends, rotates, draw)
+
+    def _draw(self) -> int:
+        if self._drawn is None:
+            self._drawn = secrets.randbelow(100)
+        return self._drawn
 
     def _accept(self, ticket: Ticket) -> None:
         self.ticket = ticket

@@ -154,5 +154,5 @@ def _is_due(settings: DefaultSettings, use: Use, passed: int) -> bool:
     return (
         settings.extension_chance == 100
         or passed > settings.extension_deadline
-        or use.draw < settings.extension_chance
+        or use.draw() < settings.extension_chance
     )
