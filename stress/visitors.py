@@ -26,7 +26,7 @@ from stress.histories import CAUGHT, CRASHED, DONE, ERROR, REFUSED, Cookie, Op
 from stress.jars import Held
 from stress.notes import KEY, Plan, Witnessed, WitnessedAsJSON
 from stress.watching import trace_of, watch_commits, watched_log, watching
-from tests.application import Application
+from tests.application import Application, environ_of_get
 from tests.stories.parallel import engine_of
 
 OURS = AESGCMSerializer(bytes(range(32)))
@@ -241,21 +241,8 @@ class Visitors:
         return sent
 
     def _call(self, plan: Plan, value: str | None) -> tuple[str, str | None]:
-        environ = {
-            "REQUEST_METHOD": "GET",
-            "SCRIPT_NAME": "",
-            "PATH_INFO": "/",
-            "QUERY_STRING": "",
-            "SERVER_NAME": "localhost",
-            "SERVER_PORT": "80",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "HTTP_HOST": "localhost",
-            "wsgi.url_scheme": "http",
-            "wsgi.version": (1, 0),
-            KEY: plan,
-        }
-        if value is not None:
-            environ["HTTP_COOKIE"] = f"session={value}"
+        cookie = None if value is None else f"session={value}"
+        environ = environ_of_get(cookie, **{KEY: plan})
         answer: list[Any] = []
         body = self.wsgi(
             environ, lambda status, headers, exc=None: answer.extend((status, headers))

@@ -170,3 +170,24 @@ def statements(engine: Engine):
         yield collected
     finally:
         event.remove(engine, "before_cursor_execute", collect)
+
+
+def environ_of_get(cookie: str | None, **more: Any) -> dict[str, Any]:
+    """Return the environ of a GET request, for calls without WebTest, which is slow.
+
+    ``cookie`` is the value of the Cookie header.
+    """
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/",
+        "QUERY_STRING": "",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_HOST": "localhost",
+        "wsgi.url_scheme": "http",
+        "wsgi.version": (1, 0),
+        **more,
+    }
+    return environ if cookie is None else {**environ, "HTTP_COOKIE": cookie}

@@ -25,7 +25,7 @@ from sqlalchemy import Engine, create_engine, event, select, text, update
 from pyramid_sqlalchemy_sessions import BaseMixin, IdleMixin, RenewalMixin
 from pyramid_sqlalchemy_sessions.cookie import SessionCookie, Ticket
 from pyramid_sqlalchemy_sessions.serializer import AESGCMSerializer
-from tests.application import Application, Base, Browser
+from tests.application import Application, Base, Browser, environ_of_get
 
 PROCESSES = 2
 THREADS = 4
@@ -323,19 +323,7 @@ def cookie_of(ticket: Ticket) -> str:
 def get(wsgi: Any, cookie: str) -> list[tuple[str, str]]:
     """Make one GET request; return the headers of the response, which must be good."""
     answer: list[Any] = []
-    environ = {
-        "REQUEST_METHOD": "GET",
-        "SCRIPT_NAME": "",
-        "PATH_INFO": "/",
-        "QUERY_STRING": "",
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "HTTP_HOST": "localhost",
-        "HTTP_COOKIE": cookie,
-        "wsgi.url_scheme": "http",
-        "wsgi.version": (1, 0),
-    }
+    environ = environ_of_get(cookie)
     wsgi(environ, lambda status, headers, exc=None: answer.extend((status, headers)))
     status, headers = answer
     if not status.startswith("200 "):

@@ -41,7 +41,7 @@ from pyramid_sqlalchemy_sessions import (
     RenewalViolationEvent,
 )
 from pyramid_sqlalchemy_sessions.cookie import Ticket
-from tests.application import Application, Base, Failure
+from tests.application import Application, Base, Failure, environ_of_get
 
 START = 2_000_000_000
 HOUR = 3600
@@ -504,20 +504,8 @@ class Simulation:
 
 def call(application: Application, request: Request) -> None:
     """Let the application answer the request: fast, without WebTest."""
-    environ = {
-        "REQUEST_METHOD": "GET",
-        "SCRIPT_NAME": "",
-        "PATH_INFO": "/",
-        "QUERY_STRING": "",
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "wsgi.url_scheme": "http",
-        "wsgi.version": (1, 0),
-        "simulation.request": request,
-    }
-    if request.cookie:
-        environ["HTTP_COOKIE"] = f"session={request.cookie}"
+    cookie = f"session={request.cookie}" if request.cookie else None
+    environ = environ_of_get(cookie, **{"simulation.request": request})
     answer: list[Any] = []
     try:
         application.wsgi(environ, lambda *args: answer.extend(args))
