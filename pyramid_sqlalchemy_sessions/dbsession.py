@@ -18,6 +18,8 @@ __all__ = ["get_tm_session", "includeme"]
 
 _NAME = "dbsession"
 _FACTORY = "dbsession_factory"
+#: The attribute of a sessionmaker whose dbsessions are listened to.
+_LISTENS = "_pyramid_sqlalchemy_sessions_listens"
 
 #: What ``zope.sqlalchemy.register`` listens to.
 _LISTENERS = (
@@ -118,10 +120,11 @@ def _add(registry: Any) -> None:
 
 def _listen(dbsession_factory: sessionmaker[Any]) -> None:
     """Let zope.sqlalchemy listen to all dbsessions of a sessionmaker, once."""
-    for name in _LISTENERS:
-        listener = _PASS_ON[name]
-        if not event.contains(dbsession_factory, name, listener):
-            event.listen(dbsession_factory, name, listener)
+    # event.contains goes by id(), which may have been that of a sessionmaker that's gone.
+    if not hasattr(dbsession_factory, _LISTENS):
+        setattr(dbsession_factory, _LISTENS, True)
+        for name in _LISTENERS:
+            event.listen(dbsession_factory, name, _PASS_ON[name])
 
 
 def _passed_on(name: str) -> Callable[..., None]:
