@@ -120,9 +120,9 @@ def _add(registry: Any) -> None:
 
 def _listen(dbsession_factory: sessionmaker[Any]) -> None:
     """Let zope.sqlalchemy listen to all dbsessions of a sessionmaker, once."""
-    # event.contains goes by id(), which may have been that of a sessionmaker that's gone.
-    if not hasattr(dbsession_factory, _LISTENS):
-        setattr(dbsession_factory, _LISTENS, True)
+    # event.contains goes by id(), which may have been that of one that's gone.
+    if _LISTENS not in vars(dbsession_factory):
+        vars(dbsession_factory)[_LISTENS] = True
         for name in _LISTENERS:
             event.listen(dbsession_factory, name, _PASS_ON[name])
 

@@ -63,7 +63,10 @@ class Decision(NamedTuple):
             (was.cookie_path, was.cookie_domain)
             == (self.settings.cookie_path, self.settings.cookie_domain)
         )
-        return self._replace(moved_from=None if is_there else was)
+        moved_from = None if is_there else was
+        if moved_from is self.moved_from:
+            return self
+        return self._replace(moved_from=moved_from)
 
 
 def decide(config: SessionConfig, outcome: Outcome) -> Decision | None:

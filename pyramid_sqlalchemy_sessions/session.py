@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -314,7 +315,7 @@ class SessionFactory:
         return tuple(each.mixin.__name__ for each in self.config.features)
 
     def __call__(self, request: Any) -> Session:
-        return Session(self.config, lambda: visit_for(self.config, request))
+        return Session(self.config, partial(visit_for, self.config, request))
 
     def __repr__(self) -> str:
         return f"<{type(self).__qualname__} of {self.model_class.__qualname__}>"

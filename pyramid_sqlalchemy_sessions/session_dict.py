@@ -15,6 +15,9 @@ __all__ = ["SessionDict", "Visitor"]
 #: Types whose values can't change, and are equal only if they are stored alike.
 _PLAIN = frozenset({str, int, bool, bytes, type(None)})
 
+#: Types that aren't mapped classes.
+_HARMLESS = _PLAIN | {float, list, dict, tuple}
+
 
 class Visitor(Protocol):
     """What the session needs to know where to read and to write."""
@@ -175,12 +178,15 @@ class SessionDict(MutableMapping[Any, Any]):
     def _warn_of_objects(self, values: Mapping[Any, Any]) -> None:
         """Warn of objects of the database among the values, or in them."""
         for key, value in values.items():
-            kinds = {type(value)}
-            if isinstance(value, (list, tuple, set, frozenset)):
+            kind = type(value)
+            if kind in _PLAIN:
+                continue
+            kinds = {kind}
+            if issubclass(kind, (list, tuple, set, frozenset)):
                 kinds = set(map(type, value))
-            elif isinstance(value, dict):
+            elif issubclass(kind, dict):
                 kinds = set(map(type, value.values()))
-            for kind in kinds - _PLAIN:
+            for kind in kinds - _HARMLESS:
                 if hasattr(kind, "_sa_class_manager"):
                     self._config.warn_once(
                         f"The session's value for {shown(key)} is or holds an object of"

@@ -253,12 +253,15 @@ class Unit:
         )
         if outcome.wrote:
             self.wrote(dbsession)
-        self._tell(state, outcome, dbsession)
+            self._tell(state, outcome, dbsession)
         for each in mine:
-            again = outcome.again if each in keepers else None
-            each.stage(outcome._replace(again=again))
+            is_its = outcome.again is None or each in keepers
+            each.stage(outcome if is_its else outcome._replace(again=None))
 
     def _tell(self, state: State, outcome: Outcome, dbsession: Session) -> None:
+        requests = [each.request for each in self._participants]
+        if not any(each.registry.has_listeners for each in requests):
+            return
         for told in events_of(state, outcome):
             request = told.request or self._participants[0].request
             tell(dbsession, request.registry, told)
