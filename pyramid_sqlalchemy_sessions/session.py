@@ -327,7 +327,9 @@ def get_session_factory(
 
     ``serializer`` encrypts the cookie: an AESGCMSerializer. ``model_class`` is the
     model; for EncryptedDataMixin ``data_keys`` is what AESGCMSerializer takes. All else
-    is settings, as text or Python values. Raises ConfigurationError, which names them.
+    is settings, as text or Python values. Raises ConfigurationError, which names them:
+    as your ini file does if ``prefix`` is given, ``"session."`` say, and else by the
+    names of the arguments. The prefix does nothing else.
     """
     watch_dbsessions()
     return SessionFactory(SessionConfig.make(serializer, model_class, kw))
@@ -340,9 +342,10 @@ def session_factory_from_settings(
 ) -> SessionFactory:
     """Make a session factory from the settings of an application.
 
-    The arguments are those of ``factory_args_from_settings``. Names that begin with the
-    prefix and are no settings are passed over. Raises ConfigurationError for a setting
-    that is missing or invalid.
+    The arguments are those of ``factory_args_from_settings``. Only settings whose names
+    start with ``prefix`` are read, and errors spell them with it. Names that start with
+    it but aren't settings are passed over. Raises ConfigurationError for a setting that
+    is missing or invalid.
     """
     return get_session_factory(
         **factory_args_from_settings(settings, maybe_dotted, prefix)

@@ -325,12 +325,6 @@ SAID = {
         new_model=make_model(IdleMixin),
     ).splitlines()[0],
     "warning-raised": lambda e, log: log.raised(),
-    "error-combination": lambda e, log: refusal(
-        model_class=make_model(base=FullyFeaturedSession),
-        idle_timeout="3600",
-        absolute_timeout="1800",
-    ),
-    "error-host-prefix": lambda e, log: refusal(cookie_name="__Host-session"),
     "error-too-late": lambda e, log: too_late(e),
     "warning-thread-local": lambda e, log: log.thread_local(),
     "error-conflict": lambda e, log: stale(e, racing, StaleDataError),
@@ -382,6 +376,18 @@ UNQUOTED = {
     "not a model": (
         lambda e, log: refusal(model_class=my_model()),
         ("session.model_class", "mymodel.MyModel", "BaseMixin among its bases"),
+    ),
+    "combination": (
+        lambda e, log: refusal(
+            model_class=make_model(base=FullyFeaturedSession),
+            idle_timeout="3600",
+            absolute_timeout="1800",
+        ),
+        ("session.idle_timeout (3600)", "less", "session.absolute_timeout (1800)"),
+    ),
+    "host prefix": (
+        lambda e, log: refusal(cookie_name="__Host-session"),
+        ("session.cookie_name", "__Host-", "session.cookie_secure = true", "auto"),
     ),
     "no userid": (
         lambda e, log: failure(NotImplementedError, e, lambda r: r.session.userid),
