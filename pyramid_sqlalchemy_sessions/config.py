@@ -43,10 +43,12 @@ def factory_args_from_settings(
     anything else unchanged. The result has `serializer`, `model_class`, `prefix`, and
     the other settings that are given, as they are given. A setting that isn't given is
     not in the result (version 0.1.0 put its default there): the factory adds the
-    defaults, and refuses what is given for a mixin that the model lacks. `prefix` is
-    for the factory's errors, which call a setting what your ini file calls it. A model
-    with `EncryptedDataMixin` gets the keys of `secret_key` as `data_keys`. Names that
-    are unknown or lack the prefix are passed over.
+    defaults, and refuses what is given for a mixin that the model lacks. A model with
+    `EncryptedDataMixin` gets the keys of `secret_key` as `data_keys`.
+
+    Only names that start with `prefix` are read, and unknown ones are passed over. The
+    prefix is in the result for the factory's errors, which call a setting what your ini
+    file calls it.
 
     Raises `ConfigurationError` if the secret key or the model class is missing or
     invalid. Nothing else is checked here: `get_session_factory` does that.

@@ -88,7 +88,7 @@ class Session(SessionDict):
     def is_late(self) -> bool:
         """Whether the request's cookie was replaced while it was on its way.
 
-        Then the session is empty, and what's done to it isn't stored, but for a login.
+        Then the session is empty, and only a login or a logout has any effect.
         """
         return self._read().late is not None
 
@@ -328,7 +328,8 @@ def get_session_factory(
 
     ``serializer`` encrypts the cookie: an AESGCMSerializer. ``model_class`` is the
     model; for EncryptedDataMixin ``data_keys`` is what AESGCMSerializer takes. All else
-    is settings, as text or Python values. Raises ConfigurationError, which names them.
+    is settings, as text or Python values. Raises ConfigurationError. Its message spells
+    them like the arguments or, if you pass ``prefix="session."``, like your ini file.
     """
     watch_dbsessions()
     return SessionFactory(SessionConfig.make(serializer, model_class, kw))
@@ -341,9 +342,9 @@ def session_factory_from_settings(
 ) -> SessionFactory:
     """Make a session factory from the settings of an application.
 
-    The arguments are those of ``factory_args_from_settings``. Names that begin with the
-    prefix and are no settings are passed over. Raises ConfigurationError for a setting
-    that is missing or invalid.
+    The arguments are those of ``factory_args_from_settings``, which says what
+    ``prefix`` does. Names that aren't settings are passed over. Raises
+    ConfigurationError for a setting that is missing or invalid.
     """
     return get_session_factory(
         **factory_args_from_settings(settings, maybe_dotted, prefix)

@@ -339,6 +339,7 @@ class TestFactories:
                 }
             )
             samples.with_prefix(config)
+            assert str(config.get_settings()["websession.secret_key"]) == "(hidden)"
 
         browser = Browser(Application(sqlite_engine, Model, configure=configure))
         browser.visit(get_csrf_token)

@@ -7,12 +7,15 @@ from pyramid_sqlalchemy_sessions import (
     get_session_factory,
     session_factory_from_settings,
 )
+from pyramid_sqlalchemy_sessions.secret import hide_secret
 
 
 def with_prefix(config):
+    settings = config.get_settings()
     factory = session_factory_from_settings(
-        config.get_settings(), config.maybe_dotted, prefix="websession."
+        settings, config.maybe_dotted, prefix="websession."
     )
+    hide_secret(settings, "websession.")
     config.set_session_factory(factory)
     finish(config)
 
@@ -24,6 +27,7 @@ def by_hand(config, keys, model):
 
 
 def finish(config):
+    config.include("pyramid_sqlalchemy_sessions.view_options")
     config.get_settings().setdefault("tm.annotate_user", False)
     # If the model has no CSRFMixin:
     config.set_csrf_storage_policy(SessionCSRFStoragePolicy())
