@@ -126,7 +126,7 @@ __all__ = [
 ]
 
 #: The version, which is written here only: setup.cfg and the documentation read it.
-__version__ = "1.0.0.dev0"
+__version__ = "1.0.0"
 
 #: In which module to find, on first use, the names that requests do not need.
 _LATER = {

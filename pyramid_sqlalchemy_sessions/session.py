@@ -346,6 +346,5 @@ def session_factory_from_settings(
     ``prefix`` does. Names that aren't settings are passed over. Raises
     ConfigurationError for a setting that is missing or invalid.
     """
-    return get_session_factory(
-        **factory_args_from_settings(settings, maybe_dotted, prefix)
-    )
+    args = factory_args_from_settings(settings, maybe_dotted, prefix)
+    return get_session_factory(**args)

@@ -18,7 +18,7 @@ from .exceptions import TransactionRequiredError
 from .feature import Due
 from .host import COMMITTING
 from .mapping import owners_of
-from .outcome import Outcome, events_of
+from .outcome import events_of
 from .participant import Participant
 from .session_config import SessionConfig
 from .settle import settle
@@ -253,18 +253,13 @@ class Unit:
         )
         if outcome.wrote:
             self.wrote(dbsession)
-            self._tell(state, outcome, dbsession)
+            registry = (mine or self._participants)[0].request.registry
+            if registry.has_listeners:
+                for told in events_of(state, outcome):
+                    tell(dbsession, registry, told)
         for each in mine:
             is_its = outcome.again is None or each in keepers
             each.stage(outcome if is_its else outcome._replace(again=None))
-
-    def _tell(self, state: State, outcome: Outcome, dbsession: Session) -> None:
-        requests = [each.request for each in self._participants]
-        if not any(each.registry.has_listeners for each in requests):
-            return
-        for told in events_of(state, outcome):
-            request = told.request or self._participants[0].request
-            tell(dbsession, request.registry, told)
 
     def wrote(self, dbsession: Session) -> None:
         """Tell zope.sqlalchemy of Core statements, of which it hears nothing."""
