@@ -2,8 +2,8 @@
 
 Run ``python -m stress.measure_renewals [--renewals N] [--thefts N] [--output FILE]`` in
 the directory that holds ``stress``. The models of networks, users and thieves are in
-``tests/stories/everyday_renewals.py``. The page on security has the figures, and a test
-compares it with ``docs/renewal_figures.json``, which this writes.
+``tests/stories/everyday_renewals.py``. The page on security has some of the
+figures, and a test compares it with ``docs/renewal_figures.json``, which this writes.
 """
 
 from __future__ import annotations

@@ -604,12 +604,19 @@ def make_model(*mixins: type, base: type = BaseMixin) -> type:
 
 
 def table(page: str, first: str) -> list[list[str]]:
-    """Return the rows of the list-table in which these words are, without its head."""
+    """Return the rows of the table in which these words are, without its head.
+
+    It's a list-table, or a csv-table with semicolons.
+    """
     for match in re.finditer(
-        r"^\.\. list-table::.*\n((?:   .*\n|\n)+)", PAGES[page], re.MULTILINE
+        r"^\.\. (list|csv)-table::.*\n((?:   .*\n|\n)+)", PAGES[page], re.MULTILINE
     ):
-        if first in match[1]:
-            rows = re.split(r"^   \* - ", match[1], flags=re.MULTILINE)[1:]
+        kind, text = match.groups()
+        if first in text and kind == "csv":
+            lines = text.partition("\n\n")[2].splitlines()
+            return [re.split(r"; +", line.strip()) for line in lines[1:] if line]
+        if first in text:
+            rows = re.split(r"^   \* - ", text, flags=re.MULTILINE)[1:]
             return [
                 [" ".join(cell.split()) for cell in re.split(r"\n     -(?=\s)", row)]
                 for row in rows[1:]
