@@ -8,6 +8,7 @@ include it, or a step of ``getting-started.rst``, which
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib
 import importlib.util
 import json
@@ -551,7 +552,7 @@ class TestTables:
         """The table of columns is that of the mixins."""
         described = {
             name: (kind, mixin.strip("`"))
-            for names, kind, mixin, _ in table("table", "``id``")
+            for names, kind, mixin, _ in csv_table("table", "column-table")
             for name in re.findall(r"\w+", names)
         }
         traces = (LastSeenMixin, UserAgentMixin, ClientAddressMixin)
@@ -622,6 +623,12 @@ def table(page: str, first: str) -> list[list[str]]:
                 for row in rows[1:]
             ]
     raise AssertionError(f"{page} has no table with {first}")
+
+
+def csv_table(page: str, name: str) -> list[list[str]]:
+    """Return the rows of the csv-table of this name, without its head."""
+    rows = PAGES[page].partition(f":name: {name}\n")[2].split("\n\n")[1]
+    return list(csv.reader(rows.splitlines(keepends=True), skipinitialspace=True))
 
 
 # Commands.
