@@ -28,8 +28,8 @@ TIMES = {
 def panel(request: Any) -> dict[str, Any]:
     """Show what is stored, and mark what has changed since the last time.
 
-    The pages show it in a frame. A browser asks for that after the page, whose
-    transaction is committed by then: what it reads is what the page left behind.
+    The pages show it in a frame. A browser asks for the frame after the page, whose
+    transaction is committed by then, so the frame shows what the page left behind.
     """
     settings = cookie_settings(request)
     row = look(request)
@@ -67,8 +67,8 @@ def show_column(request: Any, row: WebSession, name: str) -> str:
 def mark_changes(request: Any, facts: dict[str, str]) -> set[str]:
     """Return the names of the facts that differ from what this browser was shown last.
 
-    A cookie of the panel's own keeps a checksum of each. In a new row only the id
-    counts as changed.
+    The panel's own cookie keeps a checksum of each. In a new row only the id counts as
+    changed.
     """
     sums = {name: f"{crc32(text.encode()):x}" for name, text in facts.items()}
     seen = request.cookies.get("panel", "").split("-")
@@ -83,7 +83,7 @@ def mark_changes(request: Any, facts: dict[str, str]) -> set[str]:
 
 
 def look(request: Any) -> Any:
-    """Return the row of the session, None if there is none, and leave it as it is.
+    """Return the row of the session, or None, and leave it as it is.
 
     A request that reads a session extends its idle timeout, and takes part in the
     renewal of its cookie. Both are stored when the transaction is committed, but this

@@ -55,7 +55,7 @@ _NOBODY.set_password("nobody")
 
 
 def find_user(dbsession: Any, name: str, password: str) -> User | None:
-    """Return the user with this name and password, None if there is none."""
+    """Return the user with this name and password, or None."""
     user = dbsession.scalars(select(User).where(User.name == name)).one_or_none()
     is_right = (user or _NOBODY).has_password(password)
     if user is None or not is_right or not is_unchanged(dbsession, user):

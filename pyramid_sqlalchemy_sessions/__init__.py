@@ -128,7 +128,7 @@ __all__ = [
 #: The version, which is written here only: setup.cfg and the documentation read it.
 __version__ = "1.0.0"
 
-#: In which module to find, on first use, the names that requests do not need.
+#: The modules of names that are imported on first use, as requests don't need them.
 _LATER = {
     "AsyncSessionStore": "store",
     "DummySession": "testing",
@@ -147,12 +147,12 @@ def _import_later(name: str) -> Any:
     return value
 
 
-# A type checker that sees a __getattr__ believes that the module has any name at all.
+# A type checker that sees a __getattr__ accepts any name at all.
 if not TYPE_CHECKING:  # pragma: no branch
     __getattr__ = _import_later
 
 
-#: Later than whatever an application configures.
+#: After everything that an application configures.
 _LAST = 1_000_000
 
 
@@ -164,14 +164,14 @@ def includeme(config: Any) -> None:
     ``session.secret_key`` and ``session.model_class`` are required. Raises
     ConfigurationError for a setting that is unknown, missing or invalid.
 
-    Two things follow for Pyramid. ``tm.annotate_user`` becomes false unless the
-    application set it, because annotation would load the session in every request.
+    Two things change in Pyramid. ``tm.annotate_user`` becomes false unless the
+    application has set it, because annotation would load the session in every request.
     And if the model has no CSRFMixin, Pyramid's default CSRF storage policy, which
-    needs it, is replaced by Pyramid's SessionCSRFStoragePolicy, which keeps the
-    token in the session's dict; any other policy stays.
+    needs it, is replaced by Pyramid's SessionCSRFStoragePolicy, which keeps the token
+    in the session's dict; any other policy stays.
 
-    The value of ``session.secret_key`` stays what it is, but shows as "(hidden)" from
-    now on. Pyramid's introspection tells of the sessions in its category "sessions".
+    ``session.secret_key`` keeps its value, but shows as "(hidden)" from now on.
+    Pyramid's introspection has the sessions in its category "sessions".
     """
     # If the package itself imported it, "python -m pyramid_sqlalchemy_sessions.secret"
     # would start with a RuntimeWarning.
@@ -193,7 +193,7 @@ def includeme(config: Any) -> None:
 
 
 def _session_store(request: Any) -> SessionStore:
-    """Return the store of the sessions of which ``request.session`` is one."""
+    """Return a store for the sessions that ``request.session`` is one of."""
     from .store import SessionStore
     from .store_base import config_of
 
@@ -204,7 +204,7 @@ def _session_store(request: Any) -> SessionStore:
 
 
 def _introspectable(config: Any, factory: SessionFactory) -> Any:
-    """Return what Pyramid's introspection is to tell of the sessions."""
+    """Return what Pyramid's introspection says about the sessions."""
     model, settings = factory.model_class, factory.settings
     told = config.introspectable(
         "sessions", model, f"{model.__qualname__} in {settings.cookie_name}", "sessions"
@@ -222,8 +222,8 @@ def _introspectable(config: Any, factory: SessionFactory) -> Any:
 def _on_application_created(event: Any) -> None:
     """Replace the policy that was set after the actions were executed.
 
-    The handler takes itself away: a registry with any handler makes every request
-    slower, so ``has_listeners`` gets the value that it would have without this one.
+    The handler removes itself. A registry with any handler makes every request slower,
+    so ``has_listeners`` becomes what it would be without this one.
     """
     registry = event.app.registry
     _keep_token_in_dict(registry)

@@ -1,4 +1,4 @@
-"""What is told of sessions after a commit: collected before it, dropped without it."""
+"""Events that are sent after a commit, and dropped if there isn't one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .events import SessionEvent, SessionsCollectedEvent
 
 __all__ = ["is_heard", "send", "tell"]
 
-#: What can be told of.
+#: The events that can be sent.
 Told = SessionEvent | SessionsCollectedEvent
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _KEY = "pyramid_sqlalchemy_sessions.outbox"
 
 
 def is_heard(registry: Any, kind: type[Told]) -> bool:
-    """Tell whether anybody subscribes to these events."""
+    """Tell whether there are subscribers to these events."""
     return bool(
         registry.has_listeners
         and registry.adapters.subscriptions([implementedBy(kind)], None)
@@ -31,17 +31,20 @@ def is_heard(registry: Any, kind: type[Told]) -> bool:
 
 
 def send(registry: Any, told: Told) -> None:
-    """Notify the subscribers. What they raise is logged: nothing can be undone."""
+    """Notify the subscribers. Their errors are logged: nothing can be undone now."""
     try:
         registry.notify(told)
     except Exception:
-        log.exception("A subscriber failed; what it was told of is stored.")
+        log.exception(
+            "A subscriber failed; the change that it was told about is stored."
+        )
 
 
 def tell(dbsession: Session, registry: Any, told: Told) -> None:
-    """Send the event if the dbsession's transaction is committed, and somebody listens.
+    """Send the event when the dbsession's transaction is committed.
 
-    Otherwise the dbsession gets no listeners, which would make it slower.
+    If there are no subscribers, the dbsession gets no listeners, which would make it
+    slower.
     """
     if is_heard(registry, type(told)):
         outbox: _Outbox | None = dbsession.info.get(_KEY)
@@ -53,8 +56,8 @@ def tell(dbsession: Session, registry: Any, told: Told) -> None:
 class _Outbox:
     """Keeps the events of a dbsession until its transaction is committed.
 
-    They are sent when the transaction has given back its connection. What happened
-    after a savepoint that is rolled back is forgotten.
+    They're sent once the transaction has given back its connection. Those since a
+    savepoint that's rolled back are dropped.
     """
 
     def __init__(self, dbsession: Session):
@@ -64,7 +67,7 @@ class _Outbox:
         event.listen(dbsession, "after_transaction_end", self._after_end)
 
     def put(self, dbsession: Session, registry: Any, told: Told) -> None:
-        """Keep an event, to be sent if what it tells of is committed."""
+        """Keep an event until the change that it reports is committed."""
         savepoint = dbsession.get_nested_transaction()
         self._kept.append((savepoint, registry, told))
 

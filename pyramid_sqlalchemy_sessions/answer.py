@@ -14,8 +14,8 @@ __all__ = ["Answer"]
 class Answer:
     """What the response is going to say, decided while the request is under way.
 
-    A decision that depends on a commit is staged before it, so that whatever can fail
-    fails there, and taken after it.
+    A decision that depends on a commit is staged before it, so that anything that can
+    fail does so there, and is made final after it.
     """
 
     def __init__(self, config: SessionConfig, request: Any):
@@ -28,11 +28,11 @@ class Answer:
         self._waiting: Any = None  # the response, if the transaction goes on
 
     def delete(self, decision: Decision) -> None:
-        """Let the cookie be deleted, whatever becomes of the transaction."""
+        """Delete the cookie, whatever happens to the transaction."""
         self.decision = decision
 
     def stage(self, decision: Decision | None) -> None:
-        """Decide what the commit makes of the cookie."""
+        """Decide what happens to the cookie if the commit succeeds."""
         if decision is None:
             return
         if self.staged is not None and not self.staged.is_again:
@@ -45,7 +45,7 @@ class Answer:
             self._sealed = self._config.cookie.seal(decision.ticket)
 
     def take_staged(self) -> Decision | None:
-        """Return what was staged, which is decided now."""
+        """Make the staged decision final, and return it."""
         staged, self.staged = self.staged, None
         if staged is not None:
             self.decision = staged

@@ -24,11 +24,11 @@ __all__ = ["UserSessionAuthenticationHelper", "UserSessionAuthenticationPolicy"]
 class UserSessionAuthenticationPolicy(CallbackAuthenticationPolicy):
     """Keep the user's id in ``request.session.userid``. The model needs UseridMixin.
 
-    ``callback(userid, request)`` returns the user's principals, None if there is no
-    such user. With ``debug`` Pyramid's debug log tells why somebody was (not) let in.
+    ``callback(userid, request)`` returns the user's principals, or None if there's no
+    such user. With ``debug``, Pyramid's debug log says why a user was or wasn't let in.
     Logging in and out both replace the session's cookie and keep its data.
 
-    For applications with a security policy there is UserSessionAuthenticationHelper.
+    If your application has a security policy, use UserSessionAuthenticationHelper.
     """
 
     def __init__(self, callback: Any = None, debug: bool = False):
@@ -41,7 +41,7 @@ class UserSessionAuthenticationPolicy(CallbackAuthenticationPolicy):
         """Log in a user who has just proved who they are.
 
         There are no headers to send: the session sends its cookie itself. ``max_age``
-        as with UserSessionAuthenticationHelper.
+        works as in UserSessionAuthenticationHelper.
         """
         _refuse("remember", kw)
         return _remember(request, userid, max_age)
@@ -52,7 +52,7 @@ class UserSessionAuthenticationPolicy(CallbackAuthenticationPolicy):
         return []
 
     def unauthenticated_userid(self, request: Any) -> Any:
-        """Return the id of the user who logged in, not yet checked by the callback."""
+        """Return the id of the user who logged in, before the callback checks it."""
         return request.session.userid
 
 
@@ -68,21 +68,22 @@ class UserSessionAuthenticationHelper:
     ) -> list[Any]:
         """Log in a user who has just proved who they are.
 
-        The session's cookie is replaced, also if it's the same user again. (OWASP ASVS
+        The session's cookie is replaced, even if it's the same user again. (OWASP ASVS
         5.0, 7.2.4.) Its data stays, unless another user was logged in. There are no
         headers to send: the session sends its cookie itself.
 
-        ``max_age``, in seconds, lets the browser keep the cookie that long when it's
-        closed; SettingsError if the model lacks ConfigCookieMixin, ValueError for what
-        isn't a max-age. The session's timeouts end it all the same.
+        ``max_age`` is how many seconds the browser keeps the cookie, even after it's
+        closed. The session's timeouts still apply. Raises SettingsError if the model
+        lacks ConfigCookieMixin, and ValueError for an invalid max-age.
         """
         _refuse("remember", kw)
         return _remember(request, userid, max_age)
 
     def forget(self, request: Any, **kw: Any) -> list[Any]:
-        """Log the user out. The session and all it held is gone when this commits.
+        """Log the user out. The session and all its data are gone when this commits.
 
-        (OWASP ASVS 5.0, 7.4.1.) A new one is ready, for a farewell message, say.
+        (OWASP ASVS 5.0, 7.4.1.) A new session is ready, for a farewell message, for
+        instance.
         """
         _refuse("forget", kw)
         request.session.invalidate()
@@ -94,7 +95,7 @@ class UserSessionAuthenticationHelper:
 
 
 def _refuse(name: str, kw: dict[str, Any]) -> None:
-    """Raise TypeError for keywords, which might be believed to do something."""
+    """Raise TypeError for keywords, which would do nothing."""
     if kw:
         raise TypeError(f"{name}() doesn't know the keyword {next(iter(kw))!r}")
 

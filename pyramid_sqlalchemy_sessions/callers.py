@@ -1,4 +1,4 @@
-"""Which line of the application called, or raised: for tools that show it."""
+"""Find the line of the application that called the library, or raised an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Line", "line_of_call", "line_of_error", "present_calls", "view_of_er
 _OURS = __name__.partition(".")[0]
 _STDLIB = os.path.join(sysconfig.get_path("stdlib"), "")
 _INSTALLED = {"site-packages", "dist-packages"}
-#: Calls tweens and views, so what called it is of no interest.
+#: Calls tweens and views, so its own callers don't matter.
 _ROUTER = "pyramid.router"
 #: Calls views.
 _VIEWS = "pyramid.viewderivers"
@@ -31,7 +31,7 @@ class Line(NamedTuple):
     function: str
 
     def __str__(self) -> str:
-        """Return it with its file, as it's found from ``sys.path``."""
+        """Return the line with its file, whose path is relative to ``sys.path``."""
         above = [os.path.join(each, "") for each in sys.path if each]
         start = max((e for e in above if self.file.startswith(e)), key=len, default="")
         return f"{self.file[len(start) :]}:{self.line} in {self.function}"
@@ -51,7 +51,7 @@ def line_of_call(frame: FrameType | None) -> Line | None:
     """Return the line of the application that led to a call.
 
     If only other packages led to it, such as Pyramid when it checks a CSRF token, it's
-    a line of theirs.
+    one of theirs.
     """
     running = [
         (each, number)
@@ -91,7 +91,7 @@ def _lines(frames: Iterable[tuple[FrameType, int]]) -> Iterator[Line]:
 
 
 def _is_own(line: Line) -> bool:
-    """Tell whether it's of the application, and in no package that is installed."""
+    """Tell whether the line belongs to the application, not to an installed package."""
     parts = line.file.replace("\\", "/").split("/")
     return not (line.file.startswith(("<", _STDLIB)) or _INSTALLED.intersection(parts))
 

@@ -1,4 +1,4 @@
-"""The command ``pyramid_session_check``: is an application fit to have sessions?"""
+"""The command ``pyramid_session_check``, which looks for mistakes in the setup."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with the arguments, by default those of the process.
+    """Run the command with the arguments, by default those of the command line.
 
     Returns the exit status: 0, or 1 if something is wrong. Exits with 2 on wrong usage.
     """
     parser = make_parser(
         "pyramid_session_check",
-        "Check the sessions of an application: settings, database, table, and what"
-        " belongs to them in Pyramid. Nothing is changed.",
+        "Check an application's session setup: its settings, database and table, and"
+        " what sessions need of Pyramid. Nothing is changed.",
     )
     return run(parser, argv, _check)
 
@@ -95,7 +95,7 @@ def _findings(request: Any, factory: SessionFactory, prefix: str) -> Iterator[Fi
 def _of_settings(
     factory: SessionFactory, settings: Mapping[str, Any], prefix: str
 ) -> Iterator[Finding]:
-    mixins = ", ".join(factory.mixins) or "no mixin but BaseMixin"
+    mixins = ", ".join(factory.mixins) or "no mixins except BaseMixin"
     yield ok("settings", f"{factory.model_class.__qualname__}, with {mixins}")
     ours = [prefix + setting.name for setting in SETTINGS]
     ours += [prefix + "model_class", prefix + "secret_key"]
@@ -104,7 +104,7 @@ def _of_settings(
         is_others = name.startswith(prefix) or f"{head}.model_class" in settings
         for similar in get_close_matches(name, ours, n=1, cutoff=0.9):
             if not is_others:
-                yield hint("settings", f"{name} is not read: is it {similar}?")
+                yield hint("settings", f"{name} isn't read: did you mean {similar}?")
 
 
 def _of_factory(registry: Any) -> Iterator[Finding]:
@@ -112,7 +112,7 @@ def _of_factory(registry: Any) -> Iterator[Finding]:
     if used is None:
         yield hint(
             "settings",
-            "request.session has no factory:"
+            "request.session has no factory: call"
             ' config.include("pyramid_sqlalchemy_sessions")',
         )
     elif not isinstance(used, SessionFactory):
@@ -130,17 +130,17 @@ def _of_cookie(config: SessionConfig) -> Iterator[Finding]:
     if settings.cookie_secure is None:
         yield hint(
             "cookie",
-            f"{name} is Secure if the request came by https. In production set"
-            " cookie_secure = true: behind a proxy the application may not know",
+            f"{name} is Secure only if the request came over https. In production, set"
+            " cookie_secure = true: behind a proxy, the application may not know",
         )
     elif not settings.cookie_secure:
-        yield hint("cookie", "cookie_secure = false: it is sent without https, too")
+        yield hint("cookie", "cookie_secure = false: it's also sent without https")
     elif not name.lower().startswith(("__host-", "__secure-")):
         is_free = settings.cookie_path == "/" and settings.cookie_domain is None
         better = "__Host-" if is_free else "__Secure-"
         yield hint(
             "cookie",
-            f"a cookie_name that begins with {better} would keep others from setting"
+            f"a cookie_name that starts with {better} would keep others from setting"
             f" {name}",
         )
     else:
@@ -148,11 +148,13 @@ def _of_cookie(config: SessionConfig) -> Iterator[Finding]:
     if not settings.cookie_httponly:
         yield hint("cookie", "scripts can read it: cookie_httponly = false")
     if settings.cookie_samesite is None:
-        yield hint("cookie", "cookie_samesite is empty: browsers do what they like")
+        yield hint(
+            "cookie", "cookie_samesite is empty: each browser uses its own default"
+        )
     if settings.cookie_partitioned and settings.cookie_samesite != "None":
         yield hint(
             "cookie",
-            "cookie_partitioned = true is of use in frames of other sites, where the"
+            "cookie_partitioned = true only matters in frames on other sites, where the"
             " cookie is sent only with cookie_samesite = None",
         )
 
@@ -166,14 +168,17 @@ def _of_timeouts(config: SessionConfig) -> Iterator[Finding]:
         if value is not None:
             yield ok("timeouts", f"{setting.name} is {value} seconds")
         elif setting.runtime in mixins:
-            yield ok("timeouts", f"{setting.name} is what a session has set, or none")
+            yield ok("timeouts", f"{setting.name} is up to each session")
         else:
             yield hint(
                 "timeouts",
-                f"the model has {setting.mixin}, and {setting.name} is not set",
+                f"the model has {setting.mixin}, but {setting.name} isn't set",
             )
     if not can_expire(config):
-        yield hint("timeouts", "no session expires, ever: rows and logins stay")
+        yield hint(
+            "timeouts",
+            "sessions never expire: their rows stay, and users stay logged in",
+        )
 
 
 def _of_csrf(config: SessionConfig, registry: Any) -> Iterator[Finding]:
@@ -183,14 +188,14 @@ def _of_csrf(config: SessionConfig, registry: Any) -> Iterator[Finding]:
     else:
         yield error(
             "CSRF",
-            "Pyramid's policy asks the session for tokens, and the model lacks"
-            " CSRFMixin: add it, or"
+            "Pyramid's policy asks the session for tokens, but the model lacks"
+            " CSRFMixin: add it, or call"
             " config.set_csrf_storage_policy(SessionCSRFStoragePolicy())",
         )
 
 
 def _of_logins(registry: Any) -> Iterator[Finding]:
-    """Look where policies are registered, and at what these hold."""
+    """Look at the registered policies, and at their attributes."""
     for policy in (
         registry.queryUtility(IAuthenticationPolicy),
         registry.queryUtility(ISecurityPolicy),
@@ -200,8 +205,8 @@ def _of_logins(registry: Any) -> Iterator[Finding]:
             if getattr(type(each), "remember", None) in _WITHOUT_ROTATION:
                 yield hint(
                     "logins",
-                    f"Pyramid's {type(each).__name__} does not replace the session's"
-                    " cookie at a login (session fixation), unless your login view"
+                    f"Pyramid's {type(each).__name__} doesn't replace the session's"
+                    " cookie at login (session fixation), unless your login view"
                     " calls request.session.rotate(). Use"
                     " UserSessionAuthenticationHelper",
                 )
@@ -234,7 +239,7 @@ def _of_database(request: Any, config: SessionConfig) -> Iterator[Finding]:
     if manager is not None and not is_joined:
         yield error(
             "dbsession",
-            "is not joined to the transaction of the request:"
+            "hasn't joined the request's transaction: call"
             " zope.sqlalchemy.register(dbsession, transaction_manager=request.tm)",
         )
 
@@ -247,30 +252,30 @@ def _of_encryption(config: SessionConfig, connection: Connection) -> Iterator[Fi
     if found.lost:
         yield error(
             "encryption",
-            f"{found.lost} sessions cannot be read: their key is not in secret_key."
-            " Add it to the ring, or delete them",
+            f"{found.lost} sessions can't be read: their key isn't in secret_key."
+            " Add the key to the ring, or delete the sessions",
         )
     if found.plain and not seal.accepts_plain:
         yield error(
             "encryption",
-            f"{found.plain} sessions cannot be read: they are not encrypted. Set"
+            f"{found.plain} sessions can't be read: they aren't encrypted. Set"
             " encrypted_accept_plain, and run pyramid_session_gc --reseal",
         )
     elif found.stale:
         yield hint(
             "encryption",
-            f"{found.stale} sessions are to be encrypted with the first key:"
+            f"{found.stale} sessions aren't encrypted with the first key yet: run"
             " pyramid_session_gc --reseal",
         )
     if not found.stale:
         yield ok("encryption", "all sessions are encrypted with the first key")
     if seal.accepts_plain and not found.plain:
-        yield hint("encryption", "encrypted_accept_plain is not needed any more")
+        yield hint("encryption", "encrypted_accept_plain isn't needed any more")
 
 
 @contextmanager
 def _transaction(manager: Any) -> Generator[None]:
-    """Begin a transaction, of which nothing stays."""
+    """Begin a transaction, and roll it back at the end."""
     if manager is None:
         yield
         return

@@ -8,12 +8,12 @@ __all__ = ["Finding", "error", "hint", "ok"]
 
 
 class Finding(NamedTuple):
-    """One line of the report: level, what it is about, and what there is to say."""
+    """One entry of the report: its level, its subject, and what there is to say."""
 
     level: str
     subject: str
     text: str
-    #: A statement that mends it.
+    #: A statement that fixes it.
     sql: str = ""
 
 
@@ -23,10 +23,10 @@ def ok(subject: str, text: str) -> Finding:
 
 
 def hint(subject: str, text: str, sql: str = "") -> Finding:
-    """Say what works, and could be better."""
+    """Say what works, but could be better."""
     return Finding("hint", subject, text, sql)
 
 
 def error(subject: str, text: str, sql: str = "") -> Finding:
-    """Say what does not work, or loses something."""
+    """Say what doesn't work, or loses something."""
     return Finding("error", subject, text, sql)

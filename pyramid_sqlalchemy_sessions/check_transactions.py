@@ -1,4 +1,4 @@
-"""What ``pyramid_session_check`` says of pyramid_tm, and of what is tried again."""
+"""What ``pyramid_session_check`` says about pyramid_tm and retries."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def findings_of_transactions(request: Any, config: SessionConfig) -> Iterator[Fi
     if PYRAMID_TM not in names:
         yield hint(
             "pyramid_tm",
-            "is not included: sessions are stored in transactions of their own,"
-            " whatever becomes of the application's",
+            "isn't included: sessions are stored in transactions of their own,"
+            " whatever happens to the application's",
         )
     elif getattr(request.tm, "explicit", False):
         yield ok("pyramid_tm", "has an explicit transaction manager")
     else:
         yield hint(
             "pyramid_tm",
-            "has the thread's transaction manager, which cannot tell where nobody"
-            " commits: set tm.manager_hook = pyramid_tm.explicit_manager",
+            "has the thread's transaction manager, which can't tell when nothing"
+            " is going to commit: set tm.manager_hook = pyramid_tm.explicit_manager",
         )
     if TWEEN in names:
-        yield ok("retries", "conflicts are tried again")
+        yield ok("retries", "requests are tried again after conflicts")
     else:
         yield hint("retries", f"{_missed(request, config)}: {_INCLUDE_RETRY}")
 
@@ -67,8 +67,8 @@ def _missed(request: Any, config: SessionConfig) -> str:
     if registry.adapters.lookup(required, IView):
         missed.insert(0, "conflicts raised at the commit (an exception view answers)")
     if not missed:
-        return "conflicts are tried again, at once and not after a random time"
-    return f"pyramid_retry by itself does not try again: {', '.join(missed)}"
+        return "conflicts are tried again at once, not after a random delay"
+    return f"pyramid_retry by itself doesn't try these again: {', '.join(missed)}"
 
 
 #: By the name of the dialect.
@@ -77,13 +77,13 @@ _MISSED = {
     "mysql": (
         "lock timeouts",
         "changed records (innodb_snapshot_isolation)",
-        "what a cluster refuses",
+        "transactions that a cluster refuses",
         "lost connections",
     ),
     "sqlite": ("database is locked",),
 }
 
-#: What zope.sqlalchemy has pyramid_retry try again with these drivers, and not with
+#: With these drivers, zope.sqlalchemy has pyramid_retry try more errors again than with
 #: others.
 _KNOWN = ("psycopg2", "psycopg", "pymysql", "pysqlite", "aiosqlite")
 _MORE_MISSED = {

@@ -35,11 +35,11 @@ class Codec(Protocol):
     """Turns the session's dict into what the column takes, and back."""
 
     def loads(self, raw: Any) -> dict[Any, Any]:
-        """Return a new dict. InconsistentDataError if there is none to be had."""
+        """Return a new dict, or raise InconsistentDataError if it can't be read."""
         ...
 
     def dumps(self, content: Mapping[Any, Any]) -> Any:
-        """Return what the column takes. TypeError names the value that can't be."""
+        """Return what the column takes. TypeError says which value can't be stored."""
         ...
 
     def form(self, value: Any) -> Any:
@@ -58,7 +58,8 @@ class PickleCodec:
         try:
             value: Any = pickle.loads(raw)
         except Exception as exc:
-            # These say which class is gone. All others may quote what is in the row.
+            # These errors say which class is gone. All others may quote what's in the
+            # row.
             is_gone = isinstance(exc, (AttributeError, ImportError))
             raise _unreadable(shown(str(exc)) if is_gone else None, exc) from None
         return _checked(value)
@@ -106,13 +107,13 @@ class JSONCodec:
         for key in keys:
             if not isinstance(key, str):
                 raise TypeError(
-                    "the keys of a session that is stored as JSON are strings, not"
+                    "the keys of a session that is stored as JSON must be strings, not"
                     f" {shown(key)}"
                 )
 
 
 class JSONTextCodec(JSONCodec):
-    """The same JSON as a text in UTF-8, for a column that is sealed."""
+    """The same JSON as UTF-8 text, for a sealed column."""
 
     def loads(self, raw: Any) -> dict[Any, Any]:
         try:
@@ -133,7 +134,7 @@ JSON_TEXT_CODEC = JSONTextCodec()
 def json_text(value: Any) -> str:
     """Return the value as JSON that every database takes.
 
-    TypeError or ValueError for what is no JSON value, or for text that has no UTF-8.
+    Raises TypeError or ValueError for what isn't a JSON value, or can't be UTF-8.
     """
     text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     text.encode()
@@ -143,8 +144,8 @@ def json_text(value: Any) -> str:
 def copy_message(message: Any) -> Any:
     """Return a copy of a flash message, as it will come back from the database.
 
-    TypeError for what isn't a JSON value, and for a text that's more than its
-    characters: escaped or translated, it wouldn't come back as what it was.
+    Raises TypeError for what isn't a JSON value, and for text that's more than its
+    characters, such as markup or a translation string: it'd come back as plain text.
     """
     try:
         if type(message) is str:
@@ -168,7 +169,7 @@ def _number(value: Any) -> float:
 
 
 def _refuse_what_changes(value: Any, depth: int = 0) -> None:
-    """Raise an error for what JSON wouldn't give back, so many levels deep."""
+    """Raise an error for a value that JSON wouldn't give back as it is."""
     if depth > DEEPEST:
         raise ValueError(f"it is nested more than {DEEPEST} levels deep")
     if isinstance(value, dict):
@@ -184,7 +185,7 @@ def _refuse_what_changes(value: Any, depth: int = 0) -> None:
                 raise TypeError(f"{name} would come back as plain text; {cure}")
 
 
-#: Methods that tell a text which is more than its characters.
+#: Methods of text that's more than its characters, and what to do about it.
 _MORE_THAN_TEXT = {
     "__html__": "store str(value), and mark it as safe where it's shown, if it is",
     "interpolate": "translate it first: request.localizer.translate(value)",
@@ -222,10 +223,11 @@ def _culprit(
         except Exception as exc:
             return TypeError(
                 f"the session cannot be stored: its value for {shown(key)}, of type"
-                f" {type(value).__name__}, is no {what}: {_reason(exc)}"
+                f" {type(value).__name__}, is not a {what}: {_reason(exc)}"
             )
     return TypeError(
-        f"the session cannot be stored: a key of it is no {what}: {_reason(error)}"
+        f"the session cannot be stored: one of its keys is not a {what}:"
+        f" {_reason(error)}"
     )
 
 
@@ -240,7 +242,7 @@ def _delta(value: timedelta) -> list[int]:
     return [value.days, value.seconds, value.microseconds]
 
 
-#: Type, tag, to JSON, from JSON. A datetime is a date, so it comes first.
+#: Type, tag, to JSON, from JSON.
 _TAGS: tuple[tuple[type[Any], str, Callable[[Any], Any], Callable[[Any], Any]], ...] = (
     (datetime, "$datetime", datetime.isoformat, datetime.fromisoformat),
     (date, "$date", date.isoformat, date.fromisoformat),
@@ -260,7 +262,7 @@ _FROM_JSON = {tag: from_json for _, tag, _, from_json in _TAGS}
 
 
 def _tagged(value: Any, depth: int = 0) -> Any:
-    """Return what JSON can hold in place of the value, so many levels deep in it."""
+    """Return what JSON can hold instead of a value, ``depth`` levels deep."""
     kind: type[Any] = type(value)
     if kind is str or value is None or kind is bool or kind is float:
         return value
@@ -297,7 +299,7 @@ def _is_tag(value: dict[str, Any]) -> bool:
 
 
 def _untagged(value: Any) -> Any:
-    """Return a new value from what JSON holds in its place."""
+    """Return a new object of the value that the JSON stands for."""
     if isinstance(value, list):
         return [_untagged(each) for each in value]
     if isinstance(value, Decimal):  # an engine with parse_float=Decimal

@@ -1,4 +1,4 @@
-"""Delete the sessions that have expired, in small steps, beside all others."""
+"""Delete expired sessions in small steps, while others are in use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Report:
     def wanted(
         cls, config: SessionConfig, send: Callable[[Any, Any], None]
     ) -> Report | None:
-        """Return a report, None if there is no subscriber.
+        """Return a report, or None if there are no subscribers.
 
         ``send`` gets the registry and an event.
         """
@@ -45,7 +45,7 @@ class Report:
         return cls(config, send) if wanted else None
 
     def add(self, gone: Sequence[Gone]) -> None:
-        """Tell of each session."""
+        """Count the sessions, and send an event for each if there are subscribers."""
         request = get_current_request()
         for key, userid, cause in gone:
             self._counts[cause] += 1
@@ -54,7 +54,7 @@ class Report:
                 self._send(SessionExpiredEvent(request, fingerprint, userid, cause))
 
     def end(self) -> None:
-        """Tell how many there were, if there were any."""
+        """Send the numbers, if there were any sessions."""
         if self._counts:
             counts = dict(self._counts)
             self._send(SessionsCollectedEvent(get_current_request(), counts))
@@ -82,13 +82,13 @@ def delete_expired(
     """Delete the sessions that have expired by now; yield the number of each batch.
 
     On an engine each batch has a transaction of its own, at READ COMMITTED where the
-    database has that level, and is tried again for a minute while others are in its
-    way. On a connection all happens in the caller's transaction.
+    database has that level, and is tried again for a minute while other transactions
+    are in its way. On a connection, everything happens in the caller's transaction.
 
-    ``batch_size`` is the most that a batch deletes, by default what is best for the
-    database; ``limit`` is the most that all batches delete. A row that somebody else
-    has locked is left for the next time where the database can skip it. ``report`` is
-    told of each batch.
+    ``batch_size`` is the most that a batch deletes, by default what's best for the
+    database; ``limit`` is the most that all batches delete. If the database can skip
+    rows that are locked, they're left for the next time. ``report`` is told of each
+    batch.
     """
     try:
         yield from _batches(bind, config, batch_size, limit, report)
@@ -127,14 +127,14 @@ def _batches(
 
 @contextmanager
 def connected(bind: Engine | Connection) -> Generator[Turn]:
-    """Connect for transactions of one's own, or take part in the caller's."""
+    """Connect to an engine, or take part in a connection's transaction."""
     if isinstance(bind, Connection):
         yield Turn(bind, False)
         return
     with bind.connect() as connection:
         raw: Any = connection.connection.dbapi_connection
-        # Where a conflict would be an error, or what another transaction has
-        # extended meanwhile would still look expired.
+        # At higher levels a conflict would be an error, or a session that another
+        # transaction has just extended would still look expired.
         level = "READ COMMITTED"
         if level in connection.dialect.get_isolation_level_values(raw):
             connection = connection.execution_options(isolation_level=level)

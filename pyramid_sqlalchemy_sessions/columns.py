@@ -1,8 +1,8 @@
-"""What the columns can hold: looked at when a row is read, and before one is written.
+"""What the columns can hold: checked when a row is read, and before one is written.
 
-Whoever writes to the table may have put anything there, SQLite takes any value in any
-column, and a database that is not strict cuts off what is too long. No message quotes
-a value: it may be a secret.
+Other programs may write anything to the table, SQLite takes any value in any column,
+and a database that isn't strict cuts off what's too long. No message quotes a value: it
+may be a secret.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ _REMEDY = "was it written by another program? Correct it, or delete the row"
 _GIVEN = ("userid", "data", "flash")
 #: Those that can be larger than a packet.
 _LARGE = ("data", "flash")
-#: What the rest of a statement takes, at the most.
+#: The most bytes that the rest of a statement takes.
 _OTHER_COLUMNS = 16 * 1024
-#: Bytes that take two in a statement of MariaDB and MySQL.
+#: Bytes that take two in a statement for MariaDB or MySQL, as they are escaped.
 _ESCAPED = (b"\0", b"\n", b"\r", b"\x1a", b'"', b"'", b"\\")
 #: The names of SQLAlchemy's dialects for MariaDB and MySQL.
 MYSQL = ("mysql", "mariadb")
-#: A server of MySQL or MariaDB takes this much unless somebody forbade it.
+#: Servers of MySQL and MariaDB take this much unless they're configured to take less.
 SMALL_PACKET = 2**20
 
 
@@ -78,16 +78,16 @@ class Rule(NamedTuple):
     name: str
     kind: type
     is_nullable: bool
-    highest: int | None  # then the lowest is 0
+    highest: int | None  # if it's set, the lowest is 0
     type_name: str
 
 
 def rules_of(columns: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """Return what can be told of the columns from their names and types."""
+    """Return the rules that follow from the names and types of the columns."""
     rules: list[Rule] = []
     for name, column in columns.items():
         kind = object
-        # Data that is garbage is found when it is used: the session can be ended.
+        # Garbage in the data is found when it's used, so that the session can be ended.
         if name != "data" and isinstance(
             column.type, (Integer, LargeBinary, String, Uuid)
         ):
@@ -120,18 +120,18 @@ def check_row(rules: Iterable[Rule], row: Mapping[str, Any]) -> None:
 
 
 def cannot_be_read(name: str, type_name: str) -> InconsistentDataError:
-    """Return the error for a value that is none of the column's type."""
+    """Return the error for a value that isn't of the column's type."""
     return InconsistentDataError(
-        f"the column {name!r} of a stored session cannot be read: what it holds is no"
-        f" {type_name}; {_REMEDY}"
+        f"the column {name!r} of a stored session cannot be read: what it holds is"
+        f" not of the type {type_name}; {_REMEDY}"
     )
 
 
 def is_unreadable(error: Exception) -> bool:
     """Tell whether the error may be about a value, not about the database.
 
-    A type of the application's own may raise anything. Of the drivers only that of
-    SQLite looks at values: a text must be UTF-8.
+    The application's own column types may raise anything. Of the drivers, only SQLite's
+    looks at values: text must be UTF-8.
     """
     if isinstance(error, DBAPIError):
         return "Could not decode" in str(error.orig)
@@ -150,7 +150,8 @@ class Limit(NamedTuple):
 def limits_of(columns: Mapping[str, Any], dialect: Dialect) -> tuple[Limit, ...]:
     """Return the limits of those columns whose values come from the application.
 
-    Those of the application's own types aren't known: what they store may be shorter.
+    Columns of the application's own types aren't among them, as these may store
+    something shorter.
     """
     limits: list[Limit] = []
     for name in _GIVEN:
@@ -208,18 +209,19 @@ def refuse_excess(limits: Iterable[Limit], values: Mapping[str, Any]) -> None:
             if not fits:
                 raise ValueError(
                     f"the session cannot be stored: its {name}, of type"
-                    f" {type(value).__name__}, is no whole number between {lowest} and"
-                    f" {highest}, which is what the column holds; declare the column"
-                    " with another type if your users have other ids"
+                    f" {type(value).__name__}, is not a whole number between {lowest}"
+                    f" and {highest}, which is what the column holds; declare the"
+                    " column with another type if your users have other ids"
                 )
 
 
 def refuse_packet(
     columns: Mapping[str, Any], values: Mapping[str, Any], connection: Connection
 ) -> None:
-    """Raise ValueError if MariaDB or MySQL would hang up, because that's too much.
+    """Raise ValueError if the values are too large for a packet of MariaDB or MySQL.
 
-    It would look like a lost connection, which is tried again.
+    The server would hang up, which would look like a lost connection and be tried
+    again.
     """
     sizes = {
         name: _size_of(columns[name].type, values[name], connection.dialect)

@@ -1,4 +1,4 @@
-"""What the commands have in common: they start the application of a configuration."""
+"""What the commands share: starting the application of a configuration."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ def make_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--prefix",
         default=PREFIX,
-        help="what the names of the sessions' settings begin with (default:"
-        " %(default)s)",
+        help="what the names of the session settings start with (default: %(default)s)",
     )
     return parser
 
@@ -61,7 +60,7 @@ def run(
     That is 1, with one line on standard error, if anything fails. Exits with 2 on wrong
     usage.
     """
-    # Otherwise no variables could follow an option.
+    # Otherwise variables couldn't follow an option.
     arguments = parser.parse_intermixed_args(argv)
     try:
         arguments.variables = parse_vars(arguments.variables)
@@ -73,8 +72,8 @@ def run(
         with bootstrap(arguments.config_uri, options=arguments.variables) as env:
             return work(env["request"], arguments)
     except configparser.Error as exc:
-        # Without the traceback, in which the text of the error quotes lines of the ini
-        # file. One of them may be the key.
+        # The traceback isn't logged: the error quotes lines of the ini file in it, and
+        # one of them may be the key.
         print(f"{parser.prog}: {_without_value(exc)}", file=sys.stderr)
         return 1
     except Exception as exc:
@@ -94,25 +93,25 @@ def _check_uri(parser: argparse.ArgumentParser, config_uri: str) -> None:
 
 
 def _without_value(error: configparser.Error) -> str:
-    """Say what is wrong with an ini file, and quote no value.
+    """Say what's wrong with an ini file without quoting a value.
 
-    configparser shows a value with a % that it can't make sense of.
+    configparser itself quotes the value if it can't make sense of a % in it.
     """
     if not isinstance(error, configparser.InterpolationError):
         return summary(error)
     where = f"{error.option} in the section [{error.section}]"
     if isinstance(error, configparser.InterpolationMissingOptionError):
         return (
-            f"{where} uses the variable %({error.reference})s, which is not given:"
-            f" {error.reference}=value on the command line, or write %% for each %"
+            f"{where} uses the variable %({error.reference})s, which isn't given:"
+            f" add {error.reference}=value to the command line, or write %% for each %"
         )
-    return f"{where} has a % in its value: write %% for each % (the value is not shown)"
+    return f"{where} has a % in its value: write %% for each % (the value isn't shown)"
 
 
 def factory_of(request: Any, prefix: str) -> SessionFactory:
     """Return the session factory of the application.
 
-    Raises ConfigurationError if it has none of this library.
+    Raises ConfigurationError if it has none of this library's.
     """
     registry = request.registry
     factory = registry.queryUtility(ISessionFactory)
@@ -122,7 +121,7 @@ def factory_of(request: Any, prefix: str) -> SessionFactory:
         raise ConfigurationError(
             f"there is no setting {prefix}model_class"
             + (
-                ", and the session factory of the application is none of"
+                ", and the application's session factory doesn't come from"
                 " pyramid_sqlalchemy_sessions"
                 if prefix == PREFIX
                 else ""
@@ -134,7 +133,7 @@ def factory_of(request: Any, prefix: str) -> SessionFactory:
 
 
 def summary(error: Exception) -> str:
-    """Say in one line what is wrong, and tell nothing of the sessions."""
+    """Say in one line what's wrong, without revealing anything of the sessions."""
     if isinstance(error, StatementError):
         error.hide_parameters = True
     cause = error.orig if isinstance(error, DBAPIError) else error

@@ -1,4 +1,4 @@
-"""From the settings of an application to the arguments of a session factory."""
+"""Turn an application's settings into the arguments of a session factory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def factory_args_from_settings(
     maybe_dotted: Callable[[Any], Any],
     prefix: str = "session.",
 ) -> dict[str, Any]:
-    """Return what an application's settings mean as arguments of `get_session_factory`.
+    """Return an application's settings as arguments for `get_session_factory`.
 
     `settings` is what `config.get_settings()` returns, `maybe_dotted` is
     `config.maybe_dotted`: it turns a dotted name into what it names and returns
@@ -46,9 +46,9 @@ def factory_args_from_settings(
     defaults, and refuses what is given for a mixin that the model lacks. A model with
     `EncryptedDataMixin` gets the keys of `secret_key` as `data_keys`.
 
-    Only names that start with `prefix` are read, and unknown ones are passed over. The
-    prefix is in the result for the factory's errors, which call a setting what your ini
-    file calls it.
+    Only names that start with `prefix` are read, and unknown ones are ignored. The
+    prefix is in the result so that the factory's errors name a setting as your ini file
+    does.
 
     Raises `ConfigurationError` if the secret key or the model class is missing or
     invalid. Nothing else is checked here: `get_session_factory` does that.
@@ -72,7 +72,7 @@ def factory_args_from_settings(
 def refuse_unknown_settings(
     settings: Mapping[str, Any], prefix: str = "session."
 ) -> None:
-    """Raise `ConfigurationError` for a name with the prefix that is not one of ours."""
+    """Raise `ConfigurationError` for a name with the prefix that isn't a setting."""
     if prefix + "serializer" in settings:
         raise ConfigurationError(
             f"{prefix}serializer cannot be given as a setting; give {prefix}secret_key,"
@@ -85,7 +85,7 @@ def refuse_unknown_settings(
         if name.startswith(prefix) and bare_name not in known:
             raise ConfigurationError(
                 f"{shown(name)} is not a setting; {suggest(bare_name, known, prefix)}"
-                " (if another library reads it: make the factory by hand, with"
+                " (if another library reads it, make the factory by hand with"
                 " session_factory_from_settings() and another prefix)"
             )
 
@@ -94,7 +94,7 @@ def generate_secret_key(size: int = 32) -> str:
     """Return a random key for the setting `secret_key`, as padded urlsafe base64 text.
 
     `size` is in bytes: 16, 24 or 32 for AES-128, AES-192 or AES-256. Raises ValueError
-    for any other.
+    for any other size.
     """
     if size not in KEY_SIZES:
         raise ValueError(f"size must be 16, 24 or 32 bytes, not {shown(size)}")
@@ -102,7 +102,7 @@ def generate_secret_key(size: int = 32) -> str:
 
 
 def _keys(settings: Mapping[str, Any], prefix: str) -> list[str]:
-    """Return the texts of the keys; no error ever shows one of them."""
+    """Return the keys as text. No error ever shows one."""
     text = settings.get(prefix + "secret_key")
     if text is None or text == "":
         raise ConfigurationError(f"{prefix}secret_key is missing; {_REMEDY}")
@@ -114,8 +114,8 @@ def _keys(settings: Mapping[str, Any], prefix: str) -> list[str]:
         )
     if any(map(can_be_guessed, keys)):
         raise ConfigurationError(
-            f"{prefix}secret_key must be random, but repeats a few characters again and"
-            f" again, so that it can be guessed; {_REMEDY}"
+            f"{prefix}secret_key must be random, but repeats a few characters over and"
+            f" over, so that it can be guessed; {_REMEDY}"
         )
     return keys
 

@@ -1,7 +1,7 @@
-"""Which errors of a database are gone when the transaction is tried again.
+"""Which database errors may go away when the transaction is tried again.
 
 Most of them arrive as SQLAlchemy's ``DBAPIError``, which wraps the driver's error. Some
-arrive bare: the application may have a listener to ``handle_error`` that unwraps them.
+arrive bare: the application may have a listener for ``handle_error`` that unwraps them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = [
     "was_lost_before_commit",
 ]
 
-#: Where the environ says that the last attempt failed because of a lost connection,
-#: and not because of others.
+#: Where the environ says that the last attempt failed because of a lost connection, not
+#: because of another transaction.
 WAS_LOST = "pyramid_sqlalchemy_sessions.was_lost"
 
 _CONFLICTS: frozenset[str | int] = frozenset(
@@ -41,17 +41,17 @@ _CONFLICTS: frozenset[str | int] = frozenset(
     }
 )
 
-#: "Unknown command", of which Galera makes "WSREP has not yet prepared node for
+#: "Unknown command", which Galera uses for "WSREP has not yet prepared node for
 #: application use": the node is alone, or joining the cluster.
 _UNKNOWN_COMMAND = 1047
 
-#: What sqlite3 says by a code since Python 3.11, it has always said by words.
+#: sqlite3 has codes for this only since Python 3.11, but has always said it in words.
 _IS_LOCKED = re.compile(r"database (table |schema )?is locked")
 
 #: "Can't reconnect until invalid transaction is rolled back".
 _CONNECTION_WAS_LOST = "8s2b"
 
-#: The classes that PEP 249 asks of a driver, whichever it is.
+#: The classes that every driver has by PEP 249.
 _DRIVER_CLASSES = frozenset({"DatabaseError", "InterfaceError"})
 
 #: Statements that never commit, each alone in its string. An error of COMMIT has no
@@ -75,7 +75,7 @@ _SECOND_PHASE = re.compile(r"\s*(XA\s+COMMIT|COMMIT\s+PREPARED)\b", re.IGNORECAS
 
 
 def can_be_tried_again(error: BaseException | None) -> bool:
-    """Tell whether the error certainly didn't commit, and may not happen again.
+    """Tell whether nothing was committed for certain, and trying again may help.
 
     It was a conflict with other transactions, or the connection was lost before the
     commit.
@@ -86,10 +86,10 @@ def can_be_tried_again(error: BaseException | None) -> bool:
 
 
 def was_lost_before_commit(error: BaseException | None) -> bool:
-    """Tell whether the connection was lost when nothing was committed yet.
+    """Tell whether the connection was lost before anything was committed.
 
-    If it was lost during the commit, that may have succeeded. A bare error tells which
-    it was only if SQLAlchemy's is its cause or its context.
+    If it was lost during the commit, the commit may have succeeded. With a bare error,
+    a lost connection is recognized only if SQLAlchemy's error is its cause or context.
     """
     was_lost = any(
         isinstance(each, DBAPIError)
@@ -103,7 +103,7 @@ def was_lost_before_commit(error: BaseException | None) -> bool:
 
 
 def is_conflict(error: BaseException | None) -> bool:
-    """Tell whether the database refused something because others were in the way.
+    """Tell whether the database refused something because of other transactions.
 
     The error may be the driver's own.
     """
@@ -128,7 +128,7 @@ def _is_of_driver(error: BaseException) -> bool:
 
 
 def _code_of(error: BaseException) -> str | int | None:
-    """Return MySQL's number, or the SQLSTATE, wherever the driver has put it."""
+    """Return MySQL's number, or the SQLSTATE, wherever the driver puts it."""
     first = error.args[0] if error.args else None
     if isinstance(first, dict):  # pg8000: the fields of the server's message
         return first.get("C")
@@ -143,10 +143,11 @@ def _state_of(error: BaseException) -> str | None:
 
 
 def may_have_committed(error: BaseException | None) -> bool:
-    """Tell whether a commit may have succeeded that this error has to do with.
+    """Tell whether a commit that this error has to do with may have succeeded.
 
-    That may be another error, too: an exception view, for instance, can run into a
-    conflict of its own while it answers a connection that was lost during the commit.
+    The commit's error may be an earlier one in the chain: an exception view, for
+    instance, can run into a conflict of its own while it handles a connection that was
+    lost during the commit.
     """
     chain = _chain(error)
     inner = {key for each in chain for key in _wrapped_by(each)}
@@ -154,7 +155,7 @@ def may_have_committed(error: BaseException | None) -> bool:
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
-    """Return the error, and all that were being handled when it was raised."""
+    """Return the error and all those that were being handled when it was raised."""
     chain: dict[int, BaseException] = {}
     waiting = [error]
     while waiting:
@@ -166,7 +167,7 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 def _wrapped_by(error: BaseException) -> set[int]:
-    """Return the ids of the driver's error, and of what the driver gives as causes."""
+    """Return the ids of the driver's error, and of the causes that the driver gives."""
     wrapped: set[int] = set()
     each: BaseException | None = error.orig if isinstance(error, DBAPIError) else None
     while not (each is None or id(each) in wrapped or isinstance(each, DBAPIError)):
@@ -176,7 +177,7 @@ def _wrapped_by(error: BaseException) -> set[int]:
 
 
 def _is_of_commit(error: BaseException) -> bool:
-    """Tell whether the error may be that of a commit which has succeeded."""
+    """Tell whether it may be the error of a commit that has succeeded."""
     if isinstance(error, DBAPIError):
         statement = error.statement or ""
     elif _is_of_driver(error):
@@ -192,6 +193,6 @@ def _is_of_second_phase(error: BaseException, statement: str) -> bool:
     if _SECOND_PHASE.match(statement):
         return True
     # Some drivers have a method for it instead of a statement, and a bare error doesn't
-    # tell. But this method of the dialect is SQLAlchemy's only way there.
+    # have the statement. But SQLAlchemy always goes through this method of the dialect.
     names = (frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__))
     return "do_commit_twophase" in names

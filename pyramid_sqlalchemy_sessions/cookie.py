@@ -1,4 +1,4 @@
-"""What the cookie carries, and how it is read from a request and set in a response."""
+"""What the cookie carries, and how it's read from a request and set in a response."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .serializer import AESGCMSerializer, Serializer
 
 __all__ = ("CookieAttributes", "Reading", "SessionCookie", "Ticket", "vary_on_cookie")
 
-# A browser holds one cookie of our name for each path and domain that fits. More than a
-# few are an attempt to make us decrypt all day.
+# A browser sends one cookie with our name for each path and domain that matches. More
+# than a few are an attempt to keep us busy with decrypting.
 _MOST_COOKIES = 4
 # Of name and value together (RFC 6265, 6.1; OWASP ASVS 5.0, 3.3.5).
 _LONGEST_COOKIE = 4096
 _BLANKS = " \t"
 # Stands for the value in a header that WebOb writes once.
 _SAMPLE = "value"
-# So many different headers are kept: with ConfigCookieMixin there is no end of them.
+# The most headers that are kept: with ConfigCookieMixin, there can be any number.
 _MOST_HEADERS = 100
 # cookie-octet of RFC 6265, 4.1.1.
 _SENDABLE = re.compile(r"[!#-+\--:<-\[\]-~]+")
-# One directive of Cache-Control; a comma may stand in a quoted string.
+# One directive of Cache-Control; a quoted string may contain a comma.
 _DIRECTIVE = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,])+')
 
 
@@ -93,7 +93,7 @@ _NO_COOKIE = Reading((), None)
 
 
 class CookieAttributes(NamedTuple):
-    """What surrounds the value; ``secure`` None means: if the request came by https."""
+    """The cookie's attributes; ``secure`` None stands for the scheme of the request."""
 
     max_age: int | None
     path: str
@@ -105,14 +105,14 @@ class CookieAttributes(NamedTuple):
 
 
 class SessionCookie:
-    """The cookie of one name and one serializer, made once, shared by all threads."""
+    """The cookie with one name and serializer, made once and shared by all threads."""
 
     def __init__(self, name: str, serializer: Serializer) -> None:
         self.name = name
         self._serializer = serializer
         self._headers: dict[tuple[bool, CookieAttributes, bool], str] = {}
-        # Another serializer need not have one: fingerprints last as long as the process
-        # then.
+        # Other serializers may not have one; then fingerprints last as long as the
+        # process.
         self._fingerprint: Callable[[bytes], str] = (
             getattr(serializer, "fingerprint", None)
             or AESGCMSerializer(secrets.token_bytes(16)).fingerprint
@@ -120,9 +120,9 @@ class SessionCookie:
         self._pair = re.compile(f";[ \\t]*{re.escape(name)}[ \\t]*=([^;]*)")
 
     def read(self, request: _Request) -> Reading:
-        """Return the tickets of at most four cookies of our name.
+        """Return the tickets of at most four cookies with our name.
 
-        Nothing that a browser can send raises anything.
+        Nothing that a browser can send makes this raise an error.
         """
         header = request.environ.get("HTTP_COOKIE")
         if not header:
@@ -138,10 +138,10 @@ class SessionCookie:
         return Reading(tuple(tickets), None if tickets else error)
 
     def values(self, header: str) -> list[str]:
-        """Return the values of at most four cookies of our name, in header order.
+        """Return the values of at most four cookies with our name, in header order.
 
         Blanks and one pair of double quotes around a value are dropped. The header is
-        cut at its semicolons and nowhere else, so that nothing in another cookie hides
+        split at semicolons and nowhere else, so that nothing in another cookie hides
         ours.
         """
         values: list[str] = []
@@ -155,15 +155,15 @@ class SessionCookie:
     def seal(self, ticket: Ticket) -> str:
         """Return the cookie value for ``ticket``.
 
-        Do it before the commit: what can fail fails here, and ``send`` no more. Raises
-        ``ValueError`` when the serializer made something that a cookie cannot hold, or
-        so much that browsers would not keep it.
+        Call this before the commit: everything that can fail does so here, not in
+        ``send``. Raises ``ValueError`` when the serializer made something that a cookie
+        can't hold, or that's too long for browsers to keep.
         """
         value = self._serializer.dumps(ticket.to_bytes()).decode("ascii")
         if len(self.name) + len(value) > _LONGEST_COOKIE:
             raise ValueError(
-                f"name and value of the cookie together have {len(self.name)} +"
-                f" {len(value)} characters; browsers keep {_LONGEST_COOKIE}"
+                f"the cookie's name and value have {len(self.name)} + {len(value)}"
+                f" characters together; browsers keep at most {_LONGEST_COOKIE}"
             )
         if not _SENDABLE.fullmatch(value):
             raise ValueError(
@@ -183,9 +183,9 @@ class SessionCookie:
         attributes: CookieAttributes,
         moved_from: CookieAttributes | None = None,
     ) -> None:
-        """Set the cookie to what ``seal`` returned, replacing any of our name.
+        """Set the cookie to what ``seal`` returned, replacing any with our name.
 
-        One that was ``moved_from`` another path or domain is deleted there.
+        If it has ``moved_from`` another path or domain, it's deleted there.
         """
         self._drop(response)
         if moved_from is not None:
@@ -195,11 +195,11 @@ class SessionCookie:
     def delete(
         self, request: _Request, response: _Response, attributes: CookieAttributes
     ) -> None:
-        """Make the browser forget the cookie, replacing any of our name.
+        """Make the browser forget the cookie, replacing any with our name.
 
-        The attributes are repeated: another path or domain, or no ``Partitioned``,
-        would delete another cookie, and a ``__Host-`` cookie stays if it could not have
-        been set with them.
+        The attributes have to be repeated: with another path or domain, or without
+        ``Partitioned``, this would delete another cookie, and browsers keep a
+        ``__Host-`` cookie unless the attributes are valid for one.
         """
         self._drop(response)
         # WebOb turns None into an empty value, Max-Age=0 and an Expires in the past.
@@ -208,9 +208,10 @@ class SessionCookie:
     def open(
         self, value: str | bytes
     ) -> Ticket | InvalidCookieError | CookieCryptoError:
-        """Return what a cookie value carries, or the error of a value that is bad."""
-        # Without tracebacks: their frames hold the cookie, for error reporters to show,
-        # and the error itself, for the garbage collector to find.
+        """Return what a cookie value carries, or the error if it's a bad one."""
+        # Tracebacks are removed: their frames hold the cookie, which error reporters
+        # would show, and the error itself, which would leave a cycle to the garbage
+        # collector.
         try:
             return Ticket.from_bytes(self._serializer.loads(value))
         except (InvalidCookieError, CookieCryptoError) as error:
@@ -221,9 +222,9 @@ class SessionCookie:
             return invalid
 
     def _drop(self, response: _Response) -> None:
-        """Take what sets a cookie of our name out of the response."""
-        # Not with WebOb's overwrite=True, which parses everybody's cookies and writes
-        # them anew.
+        """Remove the headers that set a cookie with our name from the response."""
+        # WebOb's overwrite=True would do it, too, but parses all cookies and writes
+        # them again.
         headers = response.headerlist
         headers[:] = [
             (name, text)
@@ -241,7 +242,7 @@ class SessionCookie:
         secure = attributes.secure
         if secure is None:
             secure = getattr(request, "scheme", None) == "https"
-        # Without Secure WebOb raises for SameSite=None, and browsers drop the cookie.
+        # Without Secure, WebOb raises for SameSite=None, and browsers drop the cookie.
         secure = secure or attributes.samesite == "None" or attributes.partitioned
         header = self._header(value, attributes, secure)
         response.headerlist.append(("Set-Cookie", header))
@@ -252,7 +253,8 @@ class SessionCookie:
     ) -> str:
         """Return the header, which WebOb writes once for each set of attributes.
 
-        Only the value differs then; with a max-age the time in ``Expires`` does, too.
+        After that, only the value differs; with a max-age, so does the time in
+        ``Expires``.
         """
         key = (value is None, attributes, secure)
         header = self._headers.get(key)
@@ -295,7 +297,7 @@ def vary_on_cookie(response: _Response) -> None:
 
 
 def _hide_from_shared_caches(response: _Response) -> None:
-    """Let no proxy store our cookie and hand it to somebody else (RFC 9111, 7.3)."""
+    """Keep proxies from storing our cookie and giving it to others (RFC 9111, 7.3)."""
     for name, _ in response.headerlist:
         if name.lower() == "cache-control":
             break
@@ -309,7 +311,7 @@ def _hide_from_shared_caches(response: _Response) -> None:
         name = directive.partition("=")[0].strip(_BLANKS).lower()
         if name == "no-store":
             return
-        # `private="Some-Field"` hides that field alone, so it gives way to a plain one.
+        # `private="Some-Field"` only covers that field, so a plain one replaces it.
         if name not in ("", "private", "public", "s-maxage"):
             kept.append(directive.strip(_BLANKS))
     response.headers["Cache-Control"] = ", ".join(["private", *kept])
@@ -321,7 +323,7 @@ def _cookie_name(set_cookie: str) -> str | None:
 
 
 def _in_ascii(text: str) -> str:
-    """Return ``text`` as a URL has it; WebOb raises on some characters beyond ASCII."""
+    """Return ``text`` quoted as in a URL; WebOb rejects some non-ASCII characters."""
     if text.isascii():
         return text
     return quote(text, safe=string.printable, errors="replace")

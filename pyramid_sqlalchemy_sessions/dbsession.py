@@ -38,16 +38,16 @@ def includeme(config: Configurator) -> None:
 
     It's what Pyramid's cookiecutter makes: the engine is that of the setting
     ``dbengine``, or is made from the settings that begin with ``sqlalchemy.``; its
-    sessionmaker is ``registry["dbsession_factory"]``, unless the application has put
-    its own there before; a dbsession that a test has put into the environ as
+    sessionmaker is ``registry["dbsession_factory"]``, unless the application has
+    already put its own there; a dbsession that a test has put into the environ as
     ``app.dbsession`` is used instead. pyramid_tm is included, with an explicit
     transaction manager unless ``tm.manager_hook`` says otherwise.
 
-    But the listeners of zope.sqlalchemy are registered once and not for each request.
+    Unlike there, zope.sqlalchemy's listeners are registered once, not for each request.
     A ``request.dbsession`` that the application makes itself is left alone.
 
-    When the configuration is committed, ConfigurationError is raised if there's
-    neither that, nor an engine, nor a sessionmaker.
+    Raises ConfigurationError, when the configuration is committed, if there's no such
+    ``request.dbsession``, no engine and no sessionmaker.
     """
     settings: dict[str, Any] = config.get_settings()
     settings.setdefault("tm.manager_hook", "pyramid_tm.explicit_manager")
@@ -56,7 +56,7 @@ def includeme(config: Configurator) -> None:
     engine = _engine(settings)
     if engine is not None and _FACTORY not in registry:
         registry[_FACTORY] = sessionmaker(engine)
-    # When all others have added their request methods.
+    # After all others have added their request methods.
     config.action(__name__, lambda: _add(registry), order=PHASE3_CONFIG + 1)
 
 
@@ -69,8 +69,8 @@ def get_tm_session(
 ) -> Any:
     """Return a new dbsession that takes part in the manager's transactions.
 
-    For scripts and tests, as the cookiecutter's function of this name.
-    ``keep_session``: its objects can be used after the transaction.
+    It's for scripts and tests, like the cookiecutter's function of this name. With
+    ``keep_session``, its objects can be used after the transaction.
     """
     _listen(dbsession_factory)
     return _made(dbsession_factory, transaction_manager, request, keep_session)
@@ -113,14 +113,14 @@ def _add(registry: Any) -> None:
         given = request.environ.get("app.dbsession")
         return _made(factory, request.tm, request) if given is None else given
 
-    # One that acts at once: the others' actions of this kind have been executed.
+    # This one acts at once: other actions of this kind have already been executed.
     now = Configurator(registry=registry, autocommit=True)
     now.add_request_method(dbsession, _NAME, reify=True)
 
 
 def _listen(dbsession_factory: sessionmaker[Any]) -> None:
     """Let zope.sqlalchemy listen to all dbsessions of a sessionmaker, once."""
-    # event.contains goes by id(), which may have been that of one that's gone.
+    # event.contains goes by id(), which may be that of a sessionmaker that's gone.
     if _LISTENS not in vars(dbsession_factory):
         vars(dbsession_factory)[_LISTENS] = True
         for name in _LISTENERS:

@@ -57,7 +57,7 @@ def run(
 
 
 def hush(error: Exception) -> None:
-    """Let an error of a statement show neither its parameters nor what is in a row."""
+    """Keep a statement's parameters, and what's in a row, out of its error."""
     if not isinstance(error, StatementError):
         return
     error.hide_parameters = True
@@ -70,17 +70,17 @@ def hush(error: Exception) -> None:
         for name in _ATTRIBUTES:
             if isinstance(getattr(each, name, None), str):
                 setattr(each, name, None)
-    # As SQLAlchemy makes it.
+    # In SQLAlchemy's format.
     kind = type(orig)
     error.args = (f"({kind.__module__}.{kind.__name__}) {orig}",)
 
 
 def _of_driver(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the driver's error, and those that the driver made it from."""
+    """Yield the driver's error, and those that led the driver to it."""
     while error is not None:
         yield error
         context = error.__context__
-        # It may be an error of the application, which is being handled.
+        # It may be an error of the application that's being handled.
         is_its_own = context is not None and _package(context) == _package(error)
         error = error.__cause__ or (context if is_its_own else None)
 

@@ -20,16 +20,16 @@ _CONSTANT = frozenset({str, int, bool, bytes, float, type(None)})
 
 
 class Entry(NamedTuple):
-    """What becomes of one key; ``anew``: it goes to the end of the dict."""
+    """What happens to one key; if ``anew``, it goes to the end of the dict."""
 
     value: Any  # or MISSING
     anew: bool
 
 
 class DocumentPatch(NamedTuple):
-    """What was changed in a dict, and which keys were looked at.
+    """What was changed in a dict, and which keys were read.
 
-    ``replaced``: the dict was emptied first, without a look at what was in it.
+    If ``replaced``, the dict was emptied first, without reading what was in it.
     """
 
     replaced: bool
@@ -42,8 +42,8 @@ class Document:
     """The session's dict: decoded when it's used, encoded when it may differ.
 
     ``raw`` is what the column holds, None for a session that has no row, and is never
-    changed. Values that can change are compared with what was stored at the end, so
-    that changes in place are found.
+    changed. In the end, mutable values are compared with what was stored, so that
+    changes in place are found.
     """
 
     def __init__(self, codec: Codec, raw: Any = None):
@@ -64,13 +64,13 @@ class Document:
         twin._lent = set(self._lent)
         twin._seen = set(self._seen)
         if self._content is not None:
-            # Nothing was changed: it can be decoded anew.
+            # Nothing was changed, so it can be decoded again.
             is_as_loaded = self.raw is not None and not self.may_differ
             twin._content = None if is_as_loaded else _all_copied(self._content)
         return twin
 
     def begun(self) -> Document:
-        """Return a copy in which nothing was changed or looked at so far."""
+        """Return a copy in which nothing has been changed or read so far."""
         twin = self.copy()
         twin._replaced = twin._seen_all = False
         twin._written, twin._lent, twin._seen = {}, set(), set()
@@ -80,7 +80,7 @@ class Document:
 
     @property
     def content(self) -> dict[Any, Any]:
-        """The working copy, for looking only. The look itself isn't noted."""
+        """The working copy, for reading only. The reading isn't noted."""
         content = self._content
         if content is None:
             content = self._content = self.codec.loads(opened(self.raw))
@@ -100,12 +100,12 @@ class Document:
         return value
 
     def look(self, keys: Iterable[Any]) -> dict[Any, Any]:
-        """Return the working copy, for looking at these keys."""
+        """Return the working copy, for reading these keys."""
         self._seen.update(keys)
         return self.content
 
     def all(self) -> dict[Any, Any]:
-        """Return the working copy, for looking at all keys."""
+        """Return the working copy, for reading all keys."""
         self._seen_all = True
         return self.content
 
@@ -132,18 +132,18 @@ class Document:
         return value
 
     def replace(self, content: Mapping[Any, Any]) -> None:
-        """Hold this and nothing else. What was there isn't even decoded."""
+        """Hold only this content. What was there before isn't even decoded."""
         self.codec.check_keys(content)
         self._content = dict(content)
         self._replaced = self._seen_all = True
         self._written = dict.fromkeys(content, False)
         self._lent = set(content)
 
-    # What became of it.
+    # What has changed.
 
     @property
     def may_differ(self) -> bool:
-        """Whether the column may have to hold anything else than it does."""
+        """Whether the column may have to be changed."""
         return bool(self._replaced or self._written or self._lent)
 
     def encode(self) -> Any:
@@ -151,10 +151,11 @@ class Document:
         return self.codec.dumps(self.content)
 
     def difference(self) -> Any:
-        """Return what the column is to hold, MISSING if that's what it holds.
+        """Return what the column should hold, or MISSING if it already does.
 
-        One dump tells. Only if it isn't the pickle that was stored, though no key was
-        assigned, are values that may have been changed in place compared one by one.
+        Bytes are compared with those that were stored. If they differ though no key was
+        assigned, and always if the column holds JSON itself, the values are compared
+        one by one.
         """
         if not self.may_differ:
             return MISSING
@@ -170,7 +171,7 @@ class Document:
     def _is_stored(self, encoded: bytes) -> bool:
         try:
             return bool(encoded == opened(self.raw))
-        except InconsistentDataError:  # it was replaced without a look at it
+        except InconsistentDataError:  # it was replaced without being read
             return False
 
     def changed_keys(self, before: Mapping[Any, Any]) -> list[Any]:
@@ -193,13 +194,13 @@ class Document:
         return changed
 
     def clean(self, raw: Any) -> None:
-        """Know that this is what the column holds now; lent values stay lent."""
+        """Note that the column holds this now. Values that are lent stay so."""
         self.raw = raw
         self._replaced = False
         self._written = {}
 
     def adopt(self, other: Document) -> None:
-        """Hold the very values that another document has lent, which are equal."""
+        """Hold the same objects that another document has lent; they're equal."""
         for key in other._lent:
             if key in other.content and key in self.content:
                 self.set(key, other.content[key])
@@ -231,9 +232,9 @@ class Document:
         self._seen_all |= patch.seen_all
 
     def clash(self, patch: DocumentPatch, now: Document) -> bool:
-        """Tell whether anything that a patch of this looked at is another one now."""
+        """Tell whether anything that a patch of this document read is different now."""
         if not (patch.seen or patch.seen_all):
-            return False  # so that what can't be read needn't be
+            return False  # so unreadable data isn't touched
         stored = opened(self.raw)
         if isinstance(stored, bytes) and stored == opened(now.raw):
             return False
@@ -256,7 +257,7 @@ class Document:
             )
         try:
             return bool(self.codec.form(one) == self.codec.form(other))
-        except Exception:  # it can't be stored, as storing it will tell
+        except Exception:  # storing it will say that it can't be stored
             return False
 
 
@@ -265,10 +266,10 @@ def _all_copied(content: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _copied(value: Any) -> Any:
-    """Copy a value that can change, whatever happens to the original."""
+    """Return a copy of a mutable value, which changes of the original don't affect."""
     if value is MISSING or type(value) in _CONSTANT:
         return value
     try:
         return pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
-    except Exception:  # it can't be stored, as storing it will tell
+    except Exception:  # storing it will say that it can't be stored
         return value

@@ -20,7 +20,7 @@ log: logging.Logger = logging.getLogger(__name__)
 
 
 def respond(visit: Visit, request: Any, response: Any) -> None:
-    """Do what is left to do, and write the headers. A response callback."""
+    """As the response callback, do what's left to do, and write the headers."""
     has_more = bool(visit.findings or visit.outside)
     if has_more:
         _make_way(visit)
@@ -31,28 +31,28 @@ def respond(visit: Visit, request: Any, response: Any) -> None:
             follow_up(visit)
         visit.answer.make(response)
         return
-    # A subrequest, whose cookie waits for the transaction of the outer request; or
+    # It's a subrequest, whose cookie waits for the outer request's transaction; or
     # nothing is going to commit.
     visit.answer.wait(response)
     if not (in_subrequest(request) or in_exception_view(request)) and (
         visit.outside.patches() or (visit.state and visit.state.may_differ)
     ):
         visit.findings.warn_once(
-            "Nothing of this session is stored so far, and no cookie is sent: the"
-            " response is made, but nobody has committed the transaction. Is"
-            " 'tm.active' set by something that does not commit, a test fixture"
-            " perhaps? See the documentation on testing."
+            "Nothing of this session has been stored so far, and no cookie is sent:"
+            " the response is ready, but the transaction hasn't been committed. Is"
+            " 'tm.active' set by something that doesn't commit, such as a test"
+            " fixture? See the documentation on testing."
         )
 
 
 def finish(visit: Visit, request: Any) -> None:
-    """See to what may be left, also without a response. A finished callback."""
+    """As the finished callback, do what's left to do, even without a response."""
     if will_be_retried(request):
         return
     _make_way(visit)
     if visit.unit is not None:
         if visit.findings.violated:
-            # Of an outer request, whose locks would have to be waited for.
+            # It belongs to an outer request, whose locks would be in the way.
             transaction = visit.unit.transaction
             transaction.addAfterCommitHook(_finish, (visit,))
             transaction.addAfterAbortHook(_finish, (visit,))
@@ -61,14 +61,14 @@ def finish(visit: Visit, request: Any) -> None:
     _finish(visit)
     if is_lost:
         log.error(
-            "Changes of a session are lost: they were made outside of a transaction,"
+            "Changes to a session are lost: they were made outside of a transaction,"
             " in a request that ended without a response or after its response was"
             " made."
         )
 
 
 def _finish(*args: Any) -> None:
-    visit: Visit = args[-1]  # a commit hook is told first how it went
+    visit: Visit = args[-1]  # a commit hook's first argument is its success
     visit.outside.clear()
     follow_up(visit)
 
@@ -85,9 +85,9 @@ def _warn_of_manager(visit: Visit) -> None:
         return
     if manager is None:
         visit.config.warn_once(
-            "This application changes sessions, but does not use pyramid_tm: they are"
+            "This application changes sessions, but doesn't use pyramid_tm: they're"
             " stored when the response is ready, in a transaction of their own,"
-            " whatever becomes of the application's. Do"
+            " whatever happens to the application's. Call"
             " config.include('pyramid_tm')."
         )
     elif not (
@@ -95,9 +95,9 @@ def _warn_of_manager(visit: Visit) -> None:
         or visit.outside.phases() <= {Phase.EXCEPTION_VIEW}
     ):
         visit.config.warn_once(
-            "A session is being changed outside of the transaction of pyramid_tm: it"
-            " is stored when the response is ready, in a transaction of its own. Where"
-            " there is no response, in a script, say, it is not stored: use an"
+            "A session is being changed outside of pyramid_tm's transaction: it's"
+            " stored when the response is ready, in a transaction of its own. Where"
+            " there's no response, for instance in a script, it isn't stored: use an"
             " explicit transaction manager there"
             " (tm.manager_hook = pyramid_tm.explicit_manager)."
         )

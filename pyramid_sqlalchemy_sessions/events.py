@@ -1,4 +1,4 @@
-"""The events: of session cookies that are not as they should be, and of sessions."""
+"""Events about bad session cookies, and about sessions."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ class _CookieEvent:
 
 
 class InvalidCookieErrorEvent(_CookieEvent):
-    """Fired when a session cookie is malformed, so that it is not even decrypted.
+    """Fired when a session cookie is malformed, so that it isn't even decrypted.
 
-    `request` is the one that carried it, `exception` the `InvalidCookieError` that was
-    caught. The session starts new and the cookie is deleted, whatever the handler does.
-    Of several cookies with our name in one request, none is reported if one of them is
-    authentic.
+    `request` is the one that carried it, and `exception` is the `InvalidCookieError`
+    that was caught. The session starts new and the cookie is deleted, whatever the
+    handler does. If a request has several cookies with our name and one of them is
+    authentic, the others aren't reported.
 
     A handler may log, count, or alert someone; it may use `request.session`, which is a
-    new one. It should not raise: the error would reach the code that was about to use
-    the session. Anyone can send such a cookie, so its bytes belong in no log.
+    new one. It shouldn't raise: the error would reach the code that was about to use
+    the session. Anyone can send such a cookie, so don't log its bytes.
     """
 
 
 class CookieCryptoErrorEvent(_CookieEvent):
-    """Fired when a well-formed session cookie is not authentic: forged, or outdated.
+    """Fired when a well-formed session cookie isn't authentic: forged, or outdated.
 
-    `exception` is the `CookieCryptoError` that was caught. What becomes of session and
-    cookie, and what a handler may do, is as with `InvalidCookieErrorEvent`. Many of
-    these after a change of the secret mean that the old key was dropped from the key
-    ring too early.
+    `exception` is the `CookieCryptoError` that was caught. What happens to the session
+    and the cookie, and what a handler may do, is the same as with
+    `InvalidCookieErrorEvent`. If there are many of these after you've changed the
+    secret, the old key was dropped from the key ring too early.
     """
 
 
 class RenewalViolationEvent(_CookieEvent):
-    """Fired when an authentic cookie carries a renewal id that is not valid (any more).
+    """Fired when an authentic cookie carries a renewal id that isn't valid (any more).
 
-    The cookie may have been stolen, and the request come from the thief or from the
-    user whom the thief overtook; a browser that was restored from a backup looks the
-    same. The session is deleted even when the request fails, so that both must log in
-    again. `exception` is None unless an error was the cause.
+    The cookie may have been stolen, and the request may come from the thief, or from
+    the user after the thief has used the cookie; a browser that was restored from a
+    backup looks the same. The session is deleted even when the request fails, so both
+    have to log in again. `exception` is None unless an error was the cause.
 
-    What a handler may do is as with `InvalidCookieErrorEvent`; here it is worth
-    alerting someone: `userid` is that of the session, None if it had none.
+    A handler may do the same as with `InvalidCookieErrorEvent`, and this event is worth
+    alerting someone. `userid` is that of the session, or None if it had none.
     """
 
     def __init__(
@@ -70,20 +70,20 @@ class RenewalViolationEvent(_CookieEvent):
 
 
 class SessionEvent:
-    """What happened to a session, sent after the commit that has stored it.
+    """Sent after the commit of something that happened to a session.
 
-    It is never sent for what was rolled back, nor for an attempt that was retried.
-    Subscribe to this class to be told of all four events.
+    It's never sent for anything that was rolled back, or for an attempt that was
+    retried. Subscribe to this class to get all four events.
 
-    `request` is the one in which it happened, None outside of one. `userid` is whose
-    session it is, or was when it ended; None if nobody was logged in, or the model has
-    no UseridMixin. `cause` is a word for logs. `fingerprint` stands for the session in
-    logs: 16 hexadecimal digits, a keyed hash of the id, always the same for one id
-    while the first key of the secret stays. Nobody who has no key can tell it from the
-    id, or the id from it.
+    `request` is the one in which it happened, or None outside of one. `userid` is the
+    id of the session's user, also of one that has ended; it's None if no user was
+    logged in, or the model has no UseridMixin. `cause` is a word for logs.
+    `fingerprint` stands for the session in logs: 16 hexadecimal digits, a keyed hash of
+    the id, always the same for one id while the first key of the secret stays. Without
+    the key, neither can be computed from the other.
 
-    A handler runs when the request's transaction is over: it writes in one of its own.
-    What it raises is logged, and changes nothing.
+    A handler runs when the request's transaction is over, so it needs its own to write
+    anything. Its errors are logged, and change nothing.
     """
 
     def __init__(self, request: Any, fingerprint: str, userid: Any, cause: str) -> None:
@@ -102,8 +102,8 @@ class SessionEvent:
 class SessionCreatedEvent(SessionEvent):
     """Sent after a new session was stored.
 
-    `cause` is "login" if it has a user, else "data", and "store" for those that a
-    `SessionStore` made.
+    `cause` is "login" if it has a user, else "data", and "store" if a `SessionStore`
+    made it.
     """
 
 
@@ -125,7 +125,7 @@ class SessionRevokedEvent(SessionEvent):
 
 
 class SessionExpiredEvent(SessionEvent):
-    """Sent after a session was deleted that had expired.
+    """Sent after an expired session was deleted.
 
     `cause` is "idle" or "absolute". It was deleted when its cookie came back, or by
     `pyramid_session_gc` or `SessionStore.delete_expired`: see `SessionsCollectedEvent`.
@@ -135,10 +135,11 @@ class SessionExpiredEvent(SessionEvent):
 class SessionsCollectedEvent:
     """Sent after expired sessions were deleted in bulk, if there were any.
 
-    That's once for each run of `pyramid_session_gc`, whose request and registry are
+    It's sent once for each run of `pyramid_session_gc`, whose request and registry are
     those of the application that it starts, and for each `SessionStore.delete_expired`
-    that is committed. `counts` says how many, by cause: "idle" or "absolute". It is no
-    `SessionEvent`. What a handler raises is logged, and changes nothing.
+    that's committed. `counts` has the number of sessions by cause: "idle" or
+    "absolute". This isn't a `SessionEvent`. Errors of a handler are logged, and change
+    nothing.
     """
 
     def __init__(self, request: Any, counts: Mapping[str, int]) -> None:

@@ -32,8 +32,8 @@ class InvalidCookieError(ValueError):
     """Raised by a serializer when a cookie value is malformed, before any decryption.
 
     The library catches it: the session starts new and ``InvalidCookieErrorEvent`` is
-    sent. There is nothing to do, unless it comes in numbers: then look for whatever
-    cuts or alters cookies on their way, or for an attack.
+    sent. There's nothing to do, unless there are many: then look for anything that cuts
+    or alters cookies on their way, or for an attack.
     """
 
 
@@ -41,26 +41,26 @@ class CookieCryptoError(ValueError):
     """Raised by a serializer when no key authenticates a well-formed cookie value.
 
     The library catches it: the session starts new and ``CookieCryptoErrorEvent`` is
-    sent. If it comes in numbers after a change of the secret, keep the old key in the
-    key ring until its sessions are gone; otherwise somebody tampers.
+    sent. If there are many after you've changed the secret, keep the old key in the key
+    ring until its sessions are gone; otherwise, someone is tampering with cookies.
     """
 
 
 class InconsistentDataError(Exception):
     """Raised when a stored session contradicts the configuration, or holds garbage.
 
-    An idle timeout is on, say, and the session has no expiry. Run the migration that
-    goes with the change of settings. Or another program has written what the library
-    never stores: the message names the column, and quotes nothing. Correct or delete
-    such rows.
+    For instance, an idle timeout is on, but the session has no expiry: run the
+    migration that goes with the change of settings. Or another program has written
+    something that the library never stores: correct or delete such rows. The message
+    names the column, and never quotes its value.
     """
 
 
 class SettingsError(Exception):
-    """Raised when a session's settings are changed out of turn.
+    """Raised when a session's settings can't be changed, or not yet.
 
-    Call ``edit()`` first, do so on a new session only, and give the model the Config
-    mixin of the setting. A bad value raises ``ValueError`` instead.
+    Call ``edit()`` first, or use a ``with`` block, and give the model the Config mixin
+    of the setting. A bad value raises ``ValueError`` instead.
     """
 
 

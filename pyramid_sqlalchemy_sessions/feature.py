@@ -1,4 +1,4 @@
-"""What a feature of the model is: questions that the core asks, and their answers."""
+"""A feature of the model: the questions that the core asks, and their answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .settings import DefaultSettings
 
 __all__ = ["Due", "Feature", "Use", "Values", "Verdict"]
 
-#: The library's columns of a row, but for its documents, by name.
+#: The values of the library's columns in a row by name, without the documents.
 Values = Mapping[str, Any]
 
 
@@ -24,7 +24,7 @@ class Verdict(enum.Enum):
     VALID = enum.auto()
     #: Its time is over: it's deleted, unless another request extended it.
     EXPIRED = enum.auto()
-    #: The cookie is of no use for it: the session starts new and the row stays.
+    #: The cookie can't open it: the session starts new, and the row stays.
     USELESS = enum.auto()
     #: The cookie was replaced a moment ago: the session is empty, and isn't stored.
     LATE = enum.auto()
@@ -46,22 +46,22 @@ class Use:
     extends: bool
     #: Whether it rotates the session, which sends another cookie.
     rotates: bool
-    #: Draws a number below 100, for what happens with a percentage: always the same.
+    #: Draws a number below 100, for what happens with a percentage. It draws only once.
     draw: Callable[[], int]
 
 
 class Due(NamedTuple):
     """What's due for a row besides the user's changes.
 
-    It's done only if the columns of ``guard`` hold what they held: whoever else did it
-    meanwhile was first, and nothing is lost. The version isn't looked at.
+    It's done only if the columns of ``guard`` still hold these values. If they don't,
+    another request has done it already, and nothing is lost. The version isn't checked.
     """
 
     guard: dict[str, Any]
     changes: dict[str, Any]
     #: What ``idle_expire`` becomes, unless it's later already.
     extend_to: int | None = None
-    #: What the cookie is to carry then.
+    #: What the cookie carries then.
     ticket: Ticket | None = None
 
     @property
@@ -89,9 +89,9 @@ class Feature:
     columns: ClassVar[tuple[str, ...]] = ()
     #: Those of them that the application changes, through the session.
     own_columns: ClassVar[tuple[str, ...]] = ()
-    #: The settings that each session has of its own.
+    #: The settings that each session has for itself.
     settings: ClassVar[tuple[str, ...]] = ()
-    #: What events call it when the feature lets a session expire.
+    #: The cause in events when the feature lets a session expire.
     cause: ClassVar[str] = ""
 
     def settings_in(self, values: Values) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Feature:
         return {name: values[name] for name in self.settings}
 
     def columns_for(self, settings: DefaultSettings, since: int) -> dict[str, Any]:
-        """Return the columns that hold the session's own settings, given then."""
+        """Return the columns for the session's own settings, given at ``since``."""
         return {name: getattr(settings, name) for name in self.settings}
 
     def is_empty(self, values: Values) -> bool:
@@ -121,7 +121,7 @@ class Feature:
     def note(
         self, environ: Mapping[str, Any], settings: DefaultSettings, columns: Any
     ) -> dict[str, Any]:
-        """Return what the request tells when a session begins or its user changes."""
+        """Return what to note when a session starts or its user changes."""
         return {}
 
     def rotate(self, values: Values, now: int) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Feature:
         settings: DefaultSettings,
         now: ColumnElement[int],
     ) -> dict[str, ColumnElement[Any]]:
-        """Return, as SQL, what columns become in a row that's used at the time now."""
+        """Return SQL for the new values of columns in a row that's used at ``now``."""
         return {}
 
     def expired(
@@ -156,8 +156,9 @@ class Feature:
         settings: DefaultSettings,
         now: ColumnElement[int],
     ) -> ColumnElement[bool] | None:
-        """Return the SQL for "expired at the time now"; None if there's no timeout.
+        """Return the SQL for "expired at ``now``", or None if there's no timeout.
 
-        It's true or false, and never NULL, so that its negation says who is alive.
+        It's true or false, and never NULL, so that its negation finds the live
+        sessions.
         """
         return None

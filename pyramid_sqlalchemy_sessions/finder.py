@@ -43,9 +43,9 @@ class Finder:
         self._drawn: int | None = None
         reading = config.cookie.read(request)
         self.tickets: tuple[Ticket, ...] = reading.tickets
-        #: What the session in force was found with.
+        #: What the current session was found with.
         self.ticket: Ticket | None = None
-        self._userid: Any = None  # whose it was then
+        self._userid: Any = None  # whose session it was then
         #: The dbsession that the rows are in, and the options of its connection.
         self.dbsession: DBSession | None = None
         self.options: Mapping[str, Any] = {}
@@ -63,14 +63,15 @@ class Finder:
         lock: bool | None = False,
         forgives: bool = False,
     ) -> State:
-        """Return the state of the request's session, new if there is no good cookie.
+        """Return the state of the request's session, new without a good cookie.
 
-        ``lock``: whether the row is going to be written for sure; None: it is not.
-        ``forgives``: a cookie that was good earlier in this request is so still if only
-        a rotation replaced it, and no login.
+        ``lock`` is true if the row is going to be written for sure, and None if it
+        isn't going to be written. If ``forgives``, a cookie that was good earlier in
+        this request still is, provided that a rotation replaced it, not a login.
         """
-        # pyramid_retry tries again: now wait for the others instead of racing them,
-        # unless nothing was in the way. A standby could not lock anything.
+        # pyramid_retry is trying again: wait for the others now instead of racing them.
+        # After a lost connection nothing was in the way, and a standby couldn't lock
+        # anything.
         environ = self._request.environ
         is_again = environ.get("retry.attempt", 0) > 0 and not environ.get(WAS_LOST)
         late = None
@@ -133,13 +134,13 @@ class Finder:
     def _verdict_on(self, state: State | None, ticket: Ticket) -> Verdict | None:
         if state is None:
             return None
-        if state.loaded is None:  # ended in this transaction, and begun anew
+        if state.loaded is None:  # ended and started again in this transaction
             return Verdict.VALID
         accepted = self._request.environ.setdefault(_ACCEPTED, {})
         return verdict_on(state, ticket, self.now, accepted)
 
     def use(self, is_write: bool, rotates: bool) -> Use | None:
-        """Return how the request uses the session that was found, if one was."""
+        """Return how the request uses the session that was found, or None."""
         if self.ticket is None:
             return None
         commit, extends = self._config.clock(), may_extend(self._request)
@@ -156,11 +157,11 @@ class Finder:
         decision = self._answer.decision
         if decision is not None and decision.ticket is None:  # another one was bad
             self._answer.decision = None
-        # Whoever has the good cookie, too, has not stolen the other one.
+        # A browser that also has the good cookie hasn't stolen the other one.
         self._findings.acquit(ticket.id)
 
     def settle_for(self, decision: Decision | None) -> None:
-        """Take for granted what the browser is going to have."""
+        """Go on with the ticket that the browser is going to have."""
         if decision is not None and not decision.is_again:
             self.ticket = decision.ticket
             self.tickets = (self.ticket,) if self.ticket else ()

@@ -1,4 +1,4 @@
-"""What was found out about cookies: expired, stolen, malformed; and what can wait."""
+"""What was found out about cookies: expired, stolen, malformed; and what's deferred."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log: logging.Logger = logging.getLogger(__name__)
 
 
 class Findings:
-    """What a visit has found, and what is to be done about it."""
+    """What a visit has found, and what has to be done about it."""
 
     def __init__(self, config: SessionConfig, request: Any):
         self._config = config
@@ -37,9 +37,9 @@ class Findings:
         self._events: list[Any] = []  # to be sent as soon as there is a state
         self.expired: dict[uuid.UUID, tuple[int, SessionExpiredEvent, Row]] = {}
         self.violated: dict[uuid.UUID, RenewalViolationEvent] = {}
-        #: What is due after the commit, for which session, with which settings.
+        #: What's due after the commit: for which session, and with which settings.
         self.deferred: tuple[uuid.UUID, Due, DefaultSettings] | None = None
-        self.is_end_expected: bool = False  # of the request, by a finished callback
+        self.is_end_expected: bool = False  # by a finished callback, of the request
         self._has_warned = False
 
     def __bool__(self) -> bool:
@@ -63,7 +63,7 @@ class Findings:
     def roll_back(self, state: State, is_doomed: bool) -> None:
         """Forget what waited for the commit of a transaction that was rolled back.
 
-        Tell if that's because a view raised a response, which is easily done unawares.
+        Warn if that's because a view raised a response, which is easy to do unawares.
         """
         self.deferred = None
         self.expired.clear()
@@ -78,7 +78,7 @@ class Findings:
             return
         response: Any = error
         view, line = view_of_error(response), line_of_error(response)
-        # An error may well be raised so that all is rolled back, a redirect is not.
+        # An error may be raised in order to roll everything back, but a redirect isn't.
         self._config.warn_once(
             f"{view and view.module}.{view and view.function}() changed its session"
             f" and then raised {type(error).__name__} ({line}), which rolled the change"
@@ -89,7 +89,7 @@ class Findings:
         )
 
     def warn_of_doom(self) -> None:
-        """Tell that the transaction can't be committed any more."""
+        """Warn that the transaction can't be committed any more."""
         self.warn_once(
             "Nothing of this session will be stored: the transaction was doomed before"
             " the session was first used. If this is a test, its fixture dooms the"
@@ -97,7 +97,7 @@ class Findings:
         )
 
     def found_expired(self, row: Row, now: int) -> None:
-        """Know a session that is over."""
+        """Note a session that has expired."""
         cause = expiry_of(self._config, row, now) or ""
         fingerprint = self._config.cookie.fingerprint(row["id"])
         event = SessionExpiredEvent(
@@ -106,7 +106,7 @@ class Findings:
         self.expired[row["id"]] = (now, event, row)
 
     def found_violated(self, row: Row) -> None:
-        """Know a session whose cookie was copied."""
+        """Note a session whose cookie was copied."""
         if row["id"] not in self.violated:
             event = RenewalViolationEvent(self._request, userid=row.get("userid"))
             self.violated[row["id"]] = event
@@ -121,7 +121,7 @@ class Findings:
     def delete_expired(
         self, connection: Connection, dbsession: DBSession
     ) -> DefaultSettings | None:
-        """Delete what is over, and still is; return the settings of one that was."""
+        """Delete what's still expired; return the settings of one of the sessions."""
         settings = None
         for key, (now, event, row) in self.expired.items():
             if self._config.table.delete_expired(connection, key, now):
@@ -142,7 +142,7 @@ class Findings:
 
 
 def _has_changed(state: State, csrf_key: str | None) -> bool:
-    """Tell whether anything differs but the CSRF token, which a mere check draws."""
+    """Tell whether anything but the CSRF token differs, which a mere check creates."""
     if not state.may_differ:
         return False
     try:

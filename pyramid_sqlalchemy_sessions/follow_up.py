@@ -1,4 +1,4 @@
-"""The second transaction: what the request's own could not do, or took back."""
+"""The second transaction, for what the request's own couldn't do, or rolled back."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ __all__ = ["Visit", "follow_up", "look"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
-#: How often something is tried while others are in the way, and how long it waits at
-#: most before the second attempt, in seconds: twice as long before each one after.
+#: How often something is tried while other transactions are in the way. After attempt n
+#: it waits for a random time of at most DELAY * 2**n seconds.
 ATTEMPTS = 6
 DELAY = 0.02
 
-#: What keeps from doing what is due, which can wait: also that there is no connection.
+#: What may keep us from doing what's due, which can wait. A full pool is among it.
 _TRANSIENT = (DBAPIError, PoolTimeout)
 
 
 class Visit(Protocol):
-    """What is needed of a request's visit to its session."""
+    """What's needed here of a request's visit to its session."""
 
     config: SessionConfig
     request: Any
@@ -55,7 +55,7 @@ class Visit(Protocol):
         ...
 
     def expect_end(self) -> None:
-        """Make sure that what is changed outside is stored, or missed."""
+        """Make sure that what's changed outside is stored, or logged as lost."""
         ...
 
 
@@ -65,7 +65,7 @@ Work = Callable[[Unit, DBSession], None]
 def follow_up(visit: Visit) -> None:
     """Delete stolen sessions, and store what was changed outside, or what is due.
 
-    Each in a short transaction of the request's own kind. No such thing happens in an
+    Each is done in a short transaction of the request's own kind. Nothing is done in an
     attempt that will be tried again.
     """
     findings, outside = visit.findings, visit.outside
@@ -93,7 +93,7 @@ def follow_up(visit: Visit) -> None:
 
 
 def look(visit: Visit) -> State:
-    """Return what is stored, from a short transaction that does nothing else."""
+    """Return what's stored, read in a short transaction that does nothing else."""
     finder, config, request = visit.finder, visit.config, visit.request
     if not finder.tickets:
         return State(config, None)
@@ -113,13 +113,13 @@ def _store(visit: Visit) -> None:
     try:
         _transact(visit, visit.go_in)
     except StaleDataError as exc:
-        log.error("Changes of a session are lost: %s.", exc)
+        log.error("Changes to a session are lost: %s.", exc)
     except Exception as exc:
         if not can_be_tried_again(exc):
             raise
         log.error(
-            "Changes of a session are lost: in %s attempts other requests were in the"
-            " way (%s).",
+            "Changes to a session are lost: other requests were in the way in all %s"
+            " attempts (%s).",
             ATTEMPTS,
             type(getattr(exc, "orig", exc)).__name__,
         )
@@ -139,7 +139,7 @@ def _transact(visit: Visit, work: Work, attempts: int = ATTEMPTS) -> None:
                 table.connection(dbsession, writes=True, options=options)
                 work(Unit.of(tm, tm.get()), dbsession)
             return
-        except StaleDataError:  # nothing in it would change
+        except StaleDataError:  # trying again wouldn't help
             raise
         except Exception as exc:
             if attempt == attempts or not can_be_tried_again(exc):

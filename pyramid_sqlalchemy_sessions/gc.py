@@ -27,7 +27,7 @@ log: logging.Logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with the arguments, by default those of the process.
+    """Run the command with the arguments, by default those of the command line.
 
     Returns the exit status: 0, or 1 on failure. Exits with 2 on wrong usage.
     """
@@ -51,26 +51,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quiet",
         action="store_true",
-        help="show neither progress nor result; one line is logged all the same",
+        help="don't show progress or the result; one line is still logged",
     )
     anew = parser.add_mutually_exclusive_group()
     anew.add_argument(
         "--reseal",
         action="store_true",
-        help="instead, encrypt with the first key what isn't (EncryptedDataMixin)",
+        help="instead, encrypt sessions with the first key that aren't yet"
+        " (EncryptedDataMixin)",
     )
     anew.add_argument(
         "--unseal",
         action="store_true",
-        help="instead, decrypt what is encrypted, before EncryptedDataMixin is removed",
+        help="instead, decrypt all sessions, before EncryptedDataMixin is removed",
     )
     return run(parser, argv, _collect)
 
 
 def _positive(argument: str) -> int:
-    number = int(argument)
+    try:
+        number = int(argument)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of 1 or more, not {argument!r}"
+        )
     return number
 
 
@@ -82,15 +88,15 @@ def _collect(request: Any, arguments: argparse.Namespace) -> int:
     if arguments.reseal or arguments.unseal:
         return _reseal(_engine_of(request, config), config, arguments, say)
     if not can_expire(config):
-        say(f"No timeout is set: no {name} can expire.")
-        log.info("No timeout is set: no %s can expire.", name)
+        say(f"No timeout is set, so no {name} can expire.")
+        log.info("No timeout is set, so no %s can expire.", name)
         return 0
     engine = _engine_of(request, config)
     started = time.monotonic()
     if arguments.dry_run:
         number = count_expired(engine, config)
-        say(f"{number} of {name} have expired.")
-        log.info("%d of %s have expired; none was deleted.", number, name)
+        say(f"{number} rows of {name} have expired.")
+        log.info("%d rows of %s have expired; none were deleted.", number, name)
         return 0
     number = 0
     report = Report.wanted(config, send)
@@ -102,7 +108,7 @@ def _collect(request: Any, arguments: argparse.Namespace) -> int:
             number += batch
             show(batch)
     seconds = time.monotonic() - started
-    log.info("Deleted %d expired of %s in %.1f s.", number, name, seconds)
+    log.info("Deleted %d expired rows of %s in %.1f s.", number, name, seconds)
     return 0
 
 
@@ -121,10 +127,10 @@ def _reseal(
                 show(batch)
     left = census_of(engine, config)
     remaining = left.sealed if arguments.unseal else left.stale
-    done = "decrypted" if arguments.unseal else "encrypted anew"
-    text = f"{number} of {name} {done}, {remaining} are left"
+    done = "decrypted" if arguments.unseal else "encrypted again"
+    text = f"{number} rows of {name} {done}, {remaining} left"
     if left.lost:
-        text += f", {left.lost} of them with a key that is not in the ring"
+        text += f", {left.lost} of them with a key that isn't in the ring"
     say(f"{text}.")
     log.info("%s.", text)
     return 1 if remaining and not arguments.dry_run else 0
@@ -138,9 +144,9 @@ def _be_silent(message: str) -> None:
 def _progress(
     what: str, count: Callable[[], int] | None, quiet: bool
 ) -> Generator[Callable[[int], object]]:
-    """Yield what shows, on a terminal, that so many more sessions are deleted.
+    """Yield a function that shows progress on a terminal, by a number of sessions.
 
-    That's a progress bar if tqdm is installed, and else a line every other second.
+    It's a progress bar if tqdm is installed, and otherwise a line every two seconds.
     """
     if quiet or not sys.stderr.isatty():
         yield lambda number: None
@@ -179,7 +185,7 @@ def _engine_of(request: Any, config: SessionConfig) -> Engine:
     dbsession = dbsession_of(request, config.settings.dbsession_name)
     mapper = config.table.mapper
     table: Any = mapper.local_table
-    # An application that reads from other engines chooses by the statement.
+    # Applications that read from other engines choose the engine by the statement.
     return dbsession.get_bind(mapper, clause=delete(table)).engine
 
 

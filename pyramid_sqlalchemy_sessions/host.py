@@ -49,7 +49,7 @@ __all__ = [
     "will_be_retried",
 ]
 
-#: Where a dbsession of our include keeps what zope.sqlalchemy's listeners do.
+#: Where a dbsession of our include keeps its ZopeTransactionEvents.
 ZOPE_EVENTS = "pyramid_sqlalchemy_sessions.zope_events"
 
 # Values of a transaction's ``status``, which ITransaction documents.
@@ -62,9 +62,9 @@ _OPEN = frozenset({"Active", "Doomed"})
 def transaction_of(request: Any) -> Any:
     """Return the transaction that the request runs in now, or None.
 
-    A thread-local transaction manager hands out a transaction also where nothing will
-    commit it, so without pyramid_tm (or repoze.tm) around it, or around the request
-    that waits for this one, it doesn't count.
+    A thread-local transaction manager also hands out a transaction where nothing will
+    commit it. That only counts with pyramid_tm (or repoze.tm) around this request, or
+    around one that waits for it.
     """
     manager = getattr(request, "tm", None)
     if manager is None:
@@ -90,7 +90,7 @@ def _is_managed(request: Any) -> bool:
 
 
 def leave_unextended(request: Any) -> None:
-    """Let what this request does not count as a use of its session."""
+    """Keep what this request does from counting as a use of its session."""
     request.__dict__[_UNEXTENDED] = True
 
 
@@ -107,7 +107,7 @@ def dbsession_of(request: Any, name: str) -> Session:
         raise ConfigurationError(
             f"the session needs request.{name}, an SQLAlchemy session that is joined"
             " to the request's transaction; is it missing, is the setting"
-            " dbsession_name wrong, or is there no request.tm, since pyramid_tm is not"
+            " dbsession_name wrong, or is there no request.tm, since pyramid_tm isn't"
             " included?"
         ) from exc
     return dbsession() if isinstance(dbsession, scoped_session) else dbsession
@@ -125,12 +125,13 @@ def has_written(dbsession: Session) -> bool:
 def short_transaction(
     request: Any, dbsession_name: str, *, commits: bool
 ) -> Generator[tuple[Any, Session]]:
-    """Begin a transaction of the request's own kind for a moment: another of ``tm``.
+    """Begin a short transaction of the request's own kind: another one of ``tm``.
 
-    On the request's dbsession, so that all that the application set up for it holds.
-    Without pyramid_tm, and where the application is in a transaction of its own making,
-    it's a dbsession made like that one, beside it. Yields the transaction manager and
-    the dbsession. An error aborts it, and so does its end unless it ``commits``.
+    It uses the request's dbsession, so that everything that the application set up for
+    it applies. Without pyramid_tm, and inside a transaction that the application has
+    begun itself, it uses a second dbsession, made like that one. Yields the transaction
+    manager and the dbsession. An error aborts it, and so does its end unless it
+    ``commits``.
     """
     given = getattr(request, "tm", None)
     dbsession = dbsession_of(request, dbsession_name)
@@ -147,7 +148,7 @@ def short_transaction(
         if commits:
             manager.commit()
     finally:
-        # Of one that was committed there's nothing left to abort.
+        # After a commit there's nothing left to abort.
         with suppress(NoTransaction):
             manager.abort()
         if is_beside:
@@ -155,14 +156,14 @@ def short_transaction(
 
 
 def _is_free(manager: Any) -> bool:
-    """Tell whether a transaction can begin, and would end none that is of use."""
+    """Tell whether a transaction can begin without ending one that's in use."""
     try:
         transaction = manager.get()
     except NoTransaction:
         return True
     if transaction.status == _FAILED:
         return True
-    # A thread-local manager has always one, in which there may be nothing.
+    # A thread-local manager always has a transaction, which may be empty.
     is_explicit = getattr(manager, "explicit", False)
     return not (
         is_explicit or transaction.status not in _OPEN or transaction._resources
@@ -170,9 +171,9 @@ def _is_free(manager: Any) -> bool:
 
 
 def _made_like(dbsession: Session) -> Session:
-    """Return a new dbsession with all that the application gave to this one.
+    """Return a new dbsession with everything that the application gave to this one.
 
-    Whatever its class takes to be made, and with the listeners on it.
+    That includes its listeners, and it doesn't matter what arguments its class takes.
     """
     twin, own = object.__new__(type(dbsession)), vars(dbsession)
     # Its own state, identity map and all, comes from SQLAlchemy's constructor.
@@ -192,7 +193,7 @@ def _made_like(dbsession: Session) -> Session:
         if name not in vars(twin) or name == "execution_options":
             setattr(twin, name, value)
     dispatch._update(dbsession.dispatch, only_propagate=False)
-    # But not zope.sqlalchemy's, which would let it join the application's manager.
+    # Except for zope.sqlalchemy's, which would join it to the application's manager.
     twin.info.pop(ZOPE_EVENTS, None)
     zope = datamanager.ZopeTransactionEvents
     for name in vars(zope):
@@ -204,10 +205,10 @@ def _made_like(dbsession: Session) -> Session:
 
 
 def end_abandoned(request: Any, unit_is_open: bool) -> None:
-    """Abort a transaction of the request that is open, and that nothing will end.
+    """Abort a transaction of the request that's open, and that nothing else will end.
 
-    pyramid_tm leaves it open if a before-commit hook raises, and if a view raises what
-    is no Exception, such as SystemExit.
+    pyramid_tm leaves it open if a before-commit hook raises an error, and if a view
+    raises something that isn't an Exception, such as SystemExit.
     """
     manager, environ = getattr(request, "tm", None), request.environ
     if manager is None or in_subrequest(request) or "repoze.tm.active" in environ:
@@ -242,7 +243,7 @@ def phase_of(request: Any) -> Phase:
     """Tell what is at work on the request."""
     if in_exception_view(request):
         return Phase.EXCEPTION_VIEW
-    # The router sets it first of all.
+    # The router sets it before anything else.
     return Phase.VIEW if "request_iface" in request.__dict__ else Phase.ABOVE_VIEW
 
 
@@ -260,12 +261,12 @@ def commits_after_exception_view(request: Any) -> bool:
 
 
 def error_of(request: Any) -> BaseException | None:
-    """Return the present exception of the request, also if a view has answered it."""
+    """Return the request's current exception, even if a view has answered it."""
     return request.__dict__.get("exception") or sys.exc_info()[1]
 
 
 def will_be_retried(request: Any) -> bool:
-    """Tell whether pyramid_retry is going to try again after the present exception."""
+    """Tell whether pyramid_retry is going to try again after the current exception."""
     error = error_of(request)
     return (
         pyramid_retry is not None
@@ -277,8 +278,8 @@ def will_be_retried(request: Any) -> bool:
 def is_over(request: Any) -> bool:
     """Tell whether the request's response has been made.
 
-    Pyramid leaves no trace of it on the request. Either its finished callbacks are
-    running, or it was handled by the router and is not there any more: its body is
+    Pyramid doesn't note that on the request. Either its finished callbacks are running,
+    or the router has handled it and it isn't a current request any more: its body is
     being sent.
     """
     if "request_iface" in request.__dict__ and all(
@@ -320,7 +321,7 @@ def vary_with(request: Any, response: Any) -> None:
     vary_on_cookie(response)
 
 
-#: What zope.sqlalchemy thinks of each dbsession. Nothing public tells.
+#: The state of each dbsession in zope.sqlalchemy, which has no public function for it.
 _STATES: Any = datamanager._SESSION_STATE  # pyright: ignore[reportPrivateUsage]
 
 _CALLBACKS: Any = CallbackMethodsMixin

@@ -7,7 +7,7 @@ import uuid
 
 __all__ = ["TOKEN_SIZE", "is_same_id", "new_id", "new_token"]
 
-#: Of a CSRF token, in bytes.
+#: The size of a CSRF token, in bytes.
 TOKEN_SIZE = 20
 
 

@@ -1,4 +1,4 @@
-"""Which connections can fail an UPDATE that another transaction made needless."""
+"""Find out on which connections another transaction can make an UPDATE fail."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Isolation:
         That depends on the isolation level of the connection.
         """
         if connection.dialect.name == "sqlite":
-            # Python's sqlite3 begins no transaction before the first write. One that
-            # was begun before the read cannot write after another one has written.
+            # Python's sqlite3 doesn't begin a transaction before the first write. One
+            # that was begun before the read can't write after another one has written.
             driver_connection = connection.connection.driver_connection
             return bool(getattr(driver_connection, "in_transaction", False))
-        # None: what is the engine's default.
+        # None means the engine's default.
         level = connection.get_execution_options().get("isolation_level")
         known = self._known.setdefault(connection.engine, {})
         if level not in known:
@@ -50,8 +50,8 @@ def _may_conflict(connection: Connection, level: str) -> bool:
     finally:
         cursor.close()
     # At the other levels, and at this one without that variable (it is on by default
-    # from MariaDB 11.6.2), an UPDATE of InnoDB sees what was committed meanwhile. But
-    # not what is committed on another node of Galera.
+    # from MariaDB 11.6.2), an UPDATE of InnoDB sees what was committed in the meantime,
+    # but not what's committed on another node of Galera.
     return "wsrep_on" in trouble or (level == "REPEATABLE READ" and bool(trouble))
 
 

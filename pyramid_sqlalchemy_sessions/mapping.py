@@ -1,4 +1,4 @@
-"""What is asked of the mapping of a model."""
+"""Questions about the mapping of a model."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def mapper_of(model_class: type) -> Mapper[Any]:
         mapper: Mapper[Any] = sqlalchemy_inspect(model_class)
     except NoInspectionAvailable as exc:
         raise ConfigurationError(
-            f"model_class: {model_class.__qualname__} is not mapped; valid is a class"
-            " that has BaseMixin and a declarative base among its bases, and a"
+            f"model_class: {model_class.__qualname__} is not mapped; it must be a"
+            " class that has BaseMixin and a declarative base among its bases, and a"
             " __tablename__"
         ) from exc
     return mapper
@@ -54,10 +54,10 @@ def refuse_json(model_class: type, column: Any, remedy: str) -> None:
 
 
 def owners_of(mapper: Mapper[Any]) -> set[Any]:
-    """Return the tables from which a deletion may delete rows of the model.
+    """Return the tables whose deletions may also delete rows of the model.
 
-    Those are its own, and all that foreign keys lead to. None stands for any table:
-    what a text deletes isn't known.
+    Those are its own, and all that foreign keys lead to. None stands for any table: it
+    isn't known what a textual statement deletes from.
     """
     found: set[Any] = {None}
     pending: list[Any] = [*mapper.tables]

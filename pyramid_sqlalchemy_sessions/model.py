@@ -1,4 +1,4 @@
-"""The mixins of which a session model is made, and functions that make one."""
+"""The mixins that a session model is made of, and functions that make one."""
 
 from __future__ import annotations
 
@@ -61,27 +61,27 @@ BASE_COLUMNS = (
 class JSONDataMixin:
     """Store the session's dict as JSON instead of a pickle.
 
-    Other programs can read it then. Keys are strings; values are JSON values, date,
-    datetime, time, timedelta, Decimal, UUID, bytes and tuple.
+    Then other programs can read it. Keys must be strings; values can be JSON values,
+    date, datetime, time, timedelta, Decimal, UUID, bytes and tuple.
     """
 
 
 class EncryptedDataMixin:
     """Encrypt the session's dict and its flash messages in the table.
 
-    Whoever reads the table sees neither. What another program has written there is
-    refused, and never unpickled. All other columns stay as they are.
+    Anyone who reads the table sees neither. Data that another program has written there
+    is refused, and never unpickled. All other columns stay as they are.
     """
 
 
 class BaseMixin:
-    """What every session model has among its bases.
+    """The base of every session model.
 
-    Gives the columns of a session that has an id, a dict, and flash messages. The
-    other mixins of this module add features; their order does not matter.
+    It adds the columns of a session that has an id, a dict, and flash messages. The
+    other mixins of this module add features; their order doesn't matter.
 
-    Rows are inserted without making an object of the class: columns of the model's
-    own need a default or must be nullable.
+    Rows are inserted without making an object of the class, so your own columns need a
+    default or must be nullable.
     """
 
     if TYPE_CHECKING:
@@ -96,9 +96,9 @@ class BaseMixin:
     id = mapped_column(Uuid, primary_key=True)
     #: When the session was made, in seconds since the epoch.
     created = mapped_column(BigInteger, nullable=False)
-    #: How often the row was written: no write may overwrite one that it did not see.
+    #: How often the row was written: a write mustn't overwrite one that it hasn't seen.
     version = mapped_column(Integer, nullable=False)
-    #: What the cookie carries beside the id; NULL until there is one.
+    #: What the cookie carries besides the id; NULL until there is one.
     renewal_id = mapped_column(Uuid)
     #: When the cookie was last replaced by a rotation, in seconds since the epoch.
     rotated = mapped_column(BigInteger)
@@ -122,13 +122,13 @@ class BaseMixin:
 def _document(model_class: Any, in_json: type) -> Any:
     """Return a column: JSON for models with the mixin, and bytes for all others.
 
-    What is sealed is bytes, too.
+    Sealed columns are bytes, too.
     """
     if issubclass(model_class, in_json) and not issubclass(
         model_class, EncryptedDataMixin
     ):
         return mapped_column(JSON, nullable=False)
-    # 64 KiB is all that a plain BLOB of MariaDB and MySQL holds.
+    # A plain BLOB of MariaDB and MySQL holds only 64 KiB.
     binary = LargeBinary().with_variant(LONGBLOB(), "mysql", "mariadb")
     return mapped_column(binary, nullable=False)
 
@@ -144,8 +144,8 @@ class FullyFeaturedSession(
 ):
     """All features of version 0.1.0 together.
 
-    Convenient to try things out; a model with just the mixins that it needs has fewer
-    columns, and finds mistakes in the settings at start-up.
+    It's convenient for trying things out. A model with just the mixins that it needs
+    has fewer columns, and lets mistakes in the settings be found at start-up.
     """
 
 
@@ -154,11 +154,11 @@ def create_session_model(
 ) -> type[Any]:
     """Make a session model of the mixins, and map it.
 
-    ``base`` is a declarative base. BaseMixin need not be given; mixins of your own may
-    add columns. The class is named after the table: ``AdminSession`` for
+    ``base`` is a declarative base. You don't have to give BaseMixin; your own mixins
+    may add columns. The class is named after the table: ``AdminSession`` for
     ``admin_session``.
 
-    Raises ConfigurationError if the base is none.
+    Raises ConfigurationError if the base isn't a declarative base.
     """
     _registry_of(base)
     if isinstance(base, registry) or hasattr(base, "__mapper__"):
@@ -181,16 +181,16 @@ def register_session_model(
     """Map a class that has BaseMixin, but no declarative base, among its bases.
 
     ``base`` is the registry to map it in, or a declarative base, which has one. The
-    class has a ``__tablename__``. It is returned.
+    class needs a ``__tablename__``. Returns the class.
 
-    Raises ConfigurationError if something of that is missing, or the class is mapped.
+    Raises ConfigurationError if any of that is missing, or the class is already mapped.
     """
     mapped_in = _registry_of(base)
     what = getattr(model_class, "__qualname__", repr(model_class))
     if not (isinstance(model_class, type) and issubclass(model_class, BaseMixin)):
         raise ConfigurationError(f"{what} must have BaseMixin among its bases")
     if hasattr(model_class, "__mapper__"):
-        raise ConfigurationError(f"{what} is mapped already")
+        raise ConfigurationError(f"{what} is already mapped")
     if not (hasattr(model_class, "__tablename__") or hasattr(model_class, "__table__")):
         raise ConfigurationError(f"{what} must have a __tablename__")
     mapped_in.map_declaratively(model_class)

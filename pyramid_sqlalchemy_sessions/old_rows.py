@@ -1,8 +1,8 @@
 """What ``pyramid_session_check`` finds in rows that are older than a setting or column.
 
-All that can be old is counted in one statement, which looks at the first rows in the
-order of the primary key. Ids are random, so these are as good as any, and neither the
-whole table is read nor its large columns.
+Everything that can be old is counted in one statement, which looks at the first rows in
+the order of the primary key. Ids are random, so these rows are as good as any, and it
+doesn't have to read the whole table or its large columns.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from .settings import SETTINGS, Setting
 
 __all__ = ["findings_of_rows"]
 
-#: At how many rows the command looks.
+#: How many rows the command looks at.
 ENOUGH = 10_000
 
 
 class _Old(NamedTuple):
-    """A kind of old row: the condition, what becomes of it, and the cure."""
+    """A kind of old row: the condition, what it means, and the cure."""
 
     condition: ColumnElement[bool]
     is_error: bool
@@ -68,21 +68,21 @@ def findings_of_rows(
     for kind, number in zip(kinds, numbers, strict=True):
         if number:
             is_old = True
-            text = f"in {number:,} of the {shown} rows {kind.meaning}"
+            text = f"in {number:,} of the {shown} rows, {kind.meaning}"
             sql = _printed(kind.cure, connection.dialect)
             yield (error if kind.is_error else hint)("rows", text, sql)
     if not is_old:
-        yield ok("rows", f"none of the {shown} rows is older than settings and columns")
+        yield ok("rows", f"none of the {shown} rows is older than a setting or column")
 
 
 def _inconsistent(config: SessionConfig) -> Iterator[_Old]:
-    """Yield what a migration has left empty though it can't be."""
+    """Yield rows in which a migration has left something empty that can't be."""
     table: Any = config.table.mapper.local_table
     fills = {"version": 1, "created": config.clock(), "flash": literal_column("'{}'")}
     for name in ("version", "created", "flash", "data"):
         column = config.table.columns[name]
         is_null = _is_null(column)
-        meaning = f"{column.name} is NULL: a request that comes with one of them fails"
+        meaning = f"{column.name} is NULL: a request with such a session fails"
         if name in fills:
             cure: Any = update(table).values({column.key: fills[name]})
         else:
@@ -91,7 +91,7 @@ def _inconsistent(config: SessionConfig) -> Iterator[_Old]:
 
 
 def _without_timeout(config: SessionConfig) -> Iterator[_Old]:
-    """Yield what is older than a timeout that was switched on."""
+    """Yield rows that are older than a timeout that was switched on."""
     table: Any = config.table.mapper.local_table
     columns, settings = config.table.columns, config.settings
     if _is_on(config, Idle, ConfigIdle, settings.idle_timeout):
@@ -103,8 +103,8 @@ def _without_timeout(config: SessionConfig) -> Iterator[_Old]:
         yield _Old(
             condition,
             False,
-            f"{expire.name} is NULL: the idle timeout of these sessions begins with"
-            " their next use, and those that are not used again stay in the table",
+            f"{expire.name} is NULL: the idle timeout of these sessions starts with"
+            " their next use, and those that aren't used again stay in the table",
             update(table)
             .values({expire.key: literal(config.clock(), BigInteger) + timeout})
             .where(condition),
@@ -116,8 +116,9 @@ def _without_timeout(config: SessionConfig) -> Iterator[_Old]:
         yield _Old(
             condition,
             False,
-            f"{columns['renewal_id'].name} is NULL: the cookies of these sessions are"
-            " of no use since renewal was switched on, and their users log in anew",
+            f"{columns['renewal_id'].name} is NULL: the cookies of these sessions"
+            " stopped working when renewal was switched on, and their users have to"
+            " log in again",
             delete(table).where(condition),
         )
 
@@ -140,8 +141,8 @@ def _unset(config: SessionConfig) -> Iterator[_Old]:
         yield _Old(
             is_null,
             False,
-            f"{column.name} is NULL: these sessions have what the application has set,"
-            f" now {value!r}, until it sets something else",
+            f"{column.name} is NULL: these sessions follow the application's setting,"
+            f" which is {value!r} now",
             update(table).values({column.key: value}).where(is_null),
         )
 
@@ -155,7 +156,7 @@ def _takes_none(setting: Setting) -> bool:
 
 
 def _is_null(column: Any) -> ColumnElement[bool]:
-    # Of a JSON column, too, it's the database's NULL.
+    # For a JSON column, too, this is the database's NULL.
     return type_coerce(column, Integer).is_(null())
 
 

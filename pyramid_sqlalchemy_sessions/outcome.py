@@ -29,18 +29,18 @@ class Outcome(NamedTuple):
     #: The sessions that were ended.
     ended: tuple[End, ...]
     is_rotated: bool
-    #: Whether the browser is to have the same cookie with other attributes.
+    #: Whether the browser gets the same cookie with other attributes.
     has_new_attributes: bool
     #: Whether a statement was executed.
     wrote: bool
-    #: What a cookie is to carry that is sent again, or that starts a renewal.
+    #: The ticket of a cookie that's sent again, or that starts a renewal.
     again: Ticket | None = None
 
 
 class Decision(NamedTuple):
-    """What the response does with the cookie: send a ticket, or, without one, delete.
+    """What the response does with the cookie: send a ticket, or delete it without one.
 
-    None in its place: keep what the browser has.
+    None instead of a decision means that the browser keeps what it has.
     """
 
     ticket: Ticket | None
@@ -48,17 +48,17 @@ class Decision(NamedTuple):
     #: Whether the cookie that the request came with stays good: this one is the same,
     #: or a candidate, which only counts once a browser has sent it.
     is_again: bool = False
-    #: The settings of a cookie that this one doesn't replace, since it's for another
-    #: path or domain: that one is deleted.
+    #: The settings of a cookie for another path or domain, which this one doesn't
+    #: replace, so that it has to be deleted.
     moved_from: DefaultSettings | None = None
 
     def after(self, before: Decision) -> Decision:
-        """Return the same as it is after another one that no browser has seen."""
+        """Return what this becomes after another one that no browser has seen."""
         was = before.moved_from or (before.settings if before.ticket is None else None)
         return self.instead_of(was or self.moved_from)
 
     def instead_of(self, was: DefaultSettings | None) -> Decision:
-        """Return the same for a browser that has a cookie with those settings."""
+        """Return what this is for a browser that has a cookie with those settings."""
         is_there = was is None or (
             (was.cookie_path, was.cookie_domain)
             == (self.settings.cookie_path, self.settings.cookie_domain)
@@ -70,14 +70,14 @@ class Decision(NamedTuple):
 
 
 def decide(config: SessionConfig, outcome: Outcome) -> Decision | None:
-    """Decide what becomes of the cookie once the transaction is committed."""
+    """Decide what happens to the cookie once the transaction is committed."""
     after = outcome.after
     if after is None:
         gone = [end.row for end in outcome.ended if end.row is not None]
         return Decision(None, config.settings_of(gone[0])) if gone else None
     settings = config.settings_of(after)
     if outcome.before is None or outcome.is_rotated or outcome.has_new_attributes:
-        candidate = after.get("renewal_next")  # which a new or rotated one has not
+        candidate = after.get("renewal_next")  # which a new or rotated one doesn't have
         ticket = Ticket(after["id"], candidate or after["renewal_id"])
         rows = (outcome.before, *(end.row for end in outcome.ended))
         was = next((row for row in rows if row is not None), None)
@@ -87,7 +87,7 @@ def decide(config: SessionConfig, outcome: Outcome) -> Decision | None:
 
 
 def events_of(state: State, outcome: Outcome) -> list[SessionEvent]:
-    """Return what is to be told of it after the commit."""
+    """Return the events to send after the commit."""
     tell = state.config.cookie.fingerprint
     events: list[SessionEvent] = []
     for row, request, cause in outcome.ended:

@@ -1,4 +1,4 @@
-"""What a request changes where no transaction of its own will store it."""
+"""What a request changes where none of its own transactions will store it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ __all__ = ["Outside"]
 
 
 class _Segment:
-    """One stretch of such changes: a copy that is worked on, and what it was before."""
+    """One stretch of such changes: a copy to work on, and what it was before."""
 
     def __init__(self, phase: Phase, mark: State):
         self.phase = phase
         self.mark = mark.begun()
         self.work = mark.begun()
-        self.taken: State | None = None  # as it went into the present transaction
+        self.taken: State | None = None  # as it went into the current transaction
         self.is_closed = False
 
     def patch(self) -> Patch:
         return Patch.between(self.mark, self.work)
 
     def accept(self) -> None:
-        """Know that it has been stored. From now on only changes in place count."""
+        """Note that it has been stored. From now on, only changes in place count."""
         if self.taken is not None:
             self.mark, self.taken = self.taken, None
             self.work.start_anew()
@@ -35,15 +35,15 @@ class _Segment:
 class Outside:
     """Keeps what is changed in exception views, above pyramid_tm, and without it.
 
-    There the session works on copies. What was changed on them goes into the next
-    transaction of the request, and at last into a short one after the response is made.
+    There, the session works on copies. Their changes go into the request's next
+    transaction, or at last into a short one after the response is made.
     """
 
     def __init__(self) -> None:
         self._segments: list[_Segment] = []
 
     def __bool__(self) -> bool:
-        """Whether anything was looked at or changed outside."""
+        """Whether anything was read or changed outside."""
         return bool(self._segments)
 
     def open(self, start: State, request: Any) -> State:
@@ -78,9 +78,9 @@ class Outside:
         return {each.phase for each in self._segments if each.patch().is_change}
 
     def take_in(self) -> list[Patch]:
-        """Return what isn't in the present transaction yet, which takes it in.
+        """Return what isn't in the current transaction yet, which takes it in.
 
-        Also what was but looked at: it counts when the transaction commits.
+        That includes what was only read: it counts when the transaction commits.
         """
         patches: list[Patch] = []
         for each in self._segments:
@@ -90,14 +90,14 @@ class Outside:
         return patches
 
     def leave(self, committed: bool) -> None:
-        """Learn what became of the transaction that took it in."""
+        """Note how the transaction that took it in has ended."""
         for each in self._segments:
             if committed:
                 each.accept()
             each.taken = None
 
     def drop_changes_of_failed_view(self) -> None:
-        """Forget what a view changed that had no transaction to roll that back."""
+        """Forget the changes of a view that had no transaction to roll them back."""
         self._segments = [
             each for each in self._segments if each.phase is not Phase.VIEW
         ]

@@ -27,15 +27,15 @@ class Participant(Protocol):
     @property
     def dbsession(self) -> Session: ...
     def bring_in(self) -> None:
-        """Do in this transaction what was changed outside of any."""
+        """Bring the changes that were made outside of any transaction into this one."""
         ...
 
     def clear_away(self) -> bool:
-        """Delete what was found expired; tell whether the database was asked."""
+        """Delete what was found expired; tell whether a statement was executed."""
         ...
 
     def due(self, is_write: bool) -> Due | None:
-        """Return what is due for the state."""
+        """Return what's due for the state."""
         ...
 
     def defers(self, due: Due, error: DBAPIError | None) -> bool:
@@ -43,11 +43,11 @@ class Participant(Protocol):
         ...
 
     def stage(self, outcome: Outcome) -> None:
-        """Learn what the commit makes of the state."""
+        """Note what the commit makes of the state."""
         ...
 
     def leave(self, committed: bool) -> None:
-        """Learn what became of the transaction."""
+        """Note how the transaction has ended."""
         ...
 
     def snapshot(self) -> Any: ...

@@ -1,4 +1,4 @@
-"""Patch: what was changed between two marks, to be done to another state of the row."""
+"""Patch: what was changed between two marks, to apply to another state of the row."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["Patch"]
 
 @dataclass(frozen=True)
 class Patch:
-    """What was done to a session, coalesced: of each key or column the last value.
+    """What was done to a session, coalesced: the last value of each key or column.
 
-    Columns that keep the row up, such as ``idle_expire``, are never in it.
+    Upkeep columns, such as ``idle_expire``, are never in it.
     """
 
-    #: What the state was made from; that is still what's expected.
+    #: What the changes were made to, which is still expected to be there.
     base: State
-    #: The sessions that were ended; all else was done to the new one after them.
+    #: The sessions that were ended; the rest was done to the new one after them.
     ended: tuple[End, ...]
     data: DocumentPatch
     flash: QueuesPatch
     values: dict[str, Any]
     seen: frozenset[str]
-    #: Of a new session, if it was asked for.
+    #: The id of a new session, if it was asked for.
     id: uuid.UUID | None
     is_rotated: bool
     is_forced: bool
@@ -36,7 +36,7 @@ class Patch:
 
     @classmethod
     def between(cls, before: State, now: State) -> Patch:
-        """Return what was changed and looked at since the mark.
+        """Return what was changed and read since the mark.
 
         ``now`` was ``before.begun()`` when the mark was set.
         """
@@ -64,7 +64,7 @@ class Patch:
 
     @property
     def is_change(self) -> bool:
-        """Whether anything was changed, and not only looked at."""
+        """Whether anything was changed, not just read."""
         return bool(
             self.ended
             or self.values
@@ -78,9 +78,9 @@ class Patch:
         )
 
     def for_late(self) -> Patch:
-        """Return what's left of it for a cookie that was replaced meanwhile.
+        """Return what's left of it for a cookie that was replaced in the meantime.
 
-        Nothing that comes from the session of before goes into another one.
+        Nothing that comes from the old session goes into another one.
         """
         if self.ended:
             return self
@@ -89,11 +89,11 @@ class Patch:
         return replace(self, data=data, flash=flash)
 
     def clash(self, now: State) -> str | None:
-        """Tell what's in the way of doing it to the row as it is now, None if nothing.
+        """Return what's in the way of applying it to the row as it is now, or None.
 
-        An end wins over everything. Otherwise nothing that was looked at or changed
-        may have been changed by another request, each key and column by itself; nor
-        the user, nor, for a rotation, the cookie.
+        An end wins over everything. Otherwise, no key or column that was read or
+        changed here may have been changed by another request, and neither may the user
+        or, for a rotation, the cookie.
         """
         before, after = self.base.loaded, now.loaded
         if self.ended or before is None or after is None:
@@ -114,7 +114,7 @@ class Patch:
         return "a part (and changed() was called here)" if self.is_forced else None
 
     def apply(self, target: State) -> None:
-        """Do it to the target."""
+        """Apply it to the target."""
         if self.ended:
             end = self.ended[0]
             target.end(end.request, end.cause)

@@ -1,4 +1,4 @@
-"""Fixtures for pytest, in place of those of Pyramid's cookiecutter: requests commit."""
+"""Fixtures for pytest that replace those of Pyramid's cookiecutter: requests commit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["testapp", "tm"]
 
 @pytest.fixture
 def tm(app: Any, dbengine: Engine) -> Iterator[Any]:
-    """A transaction for the test's own work, around which all is rolled back."""
+    """A transaction for the test's own work; everything is rolled back at the end."""
     with rolled_back(dbengine, app.registry["dbsession_factory"]):
         tm = transaction.TransactionManager(explicit=True)
         tm.begin()

@@ -12,9 +12,9 @@ __all__ = ["Queues", "QueuesPatch"]
 
 
 class QueuesPatch(NamedTuple):
-    """What was done to the flash messages, and which queues were looked at.
+    """What was done to the flash messages, and which queues were read.
 
-    ``cleared``: all were removed first, without a look at them.
+    If ``cleared``, all were removed first, without being read.
     """
 
     cleared: bool
@@ -26,7 +26,7 @@ class QueuesPatch(NamedTuple):
 class Queues:
     """The flash messages of a session: a dict of queues.
 
-    ``raw`` is what the column holds, and is never changed; nor are messages.
+    ``raw`` is what the column holds. Neither it nor a message is ever changed.
     """
 
     def __init__(self, raw: Any = None):
@@ -43,7 +43,7 @@ class Queues:
         return twin
 
     def begun(self) -> Queues:
-        """Return a copy in which nothing was changed or looked at so far."""
+        """Return a copy in which nothing has been changed or read so far."""
         return Queues(self.encode() if self.may_differ else self.raw)
 
     def peek(self, queue: str) -> list[Any]:
@@ -65,17 +65,17 @@ class Queues:
         return messages
 
     def push(self, queue: str, message: Any) -> None:
-        """Add a message to the end of a queue, without a look at the others."""
-        self._stored()  # they can be added to
+        """Add a message to the end of a queue, without reading the others."""
+        self._stored()  # an error if they can't be added to
         self._pushed.setdefault(queue, []).append(message)
 
     def clear(self) -> None:
-        """Remove all queues, without a look at them."""
+        """Remove all queues, without reading them."""
         self._cleared, self._pushed = True, {}
 
     @property
     def may_differ(self) -> bool:
-        """Whether the column has to hold anything else than it does."""
+        """Whether the column has to be changed."""
         if self._cleared or self._pushed:
             return not self._is_stored(self.encode())
         return bool(self._popped) and not self._popped.isdisjoint(opened(self.raw))
@@ -83,7 +83,7 @@ class Queues:
     def _is_stored(self, encoded: dict[str, list[Any]]) -> bool:
         try:
             return bool(encoded == opened(self.raw))
-        except InconsistentDataError:  # it was cleared without a look at it
+        except InconsistentDataError:  # it was cleared without being read
             return False
 
     def encode(self) -> dict[str, list[Any]]:
@@ -98,7 +98,7 @@ class Queues:
         return queues
 
     def clean(self, raw: Any) -> None:
-        """Know that this is what the column holds now."""
+        """Note that the column holds this now."""
         self.raw, self._cleared, self._popped, self._pushed = raw, False, set(), {}
 
     def patch(self) -> QueuesPatch:
@@ -119,7 +119,7 @@ class Queues:
         self._seen |= patch.seen
 
     def clash(self, patch: QueuesPatch, now: Queues) -> bool:
-        """Tell whether a queue that a patch of this looked at is another one now."""
+        """Tell whether a queue that a patch of this one read is different now."""
         before, after = self._stored(), now._stored()
         return any(before.get(queue) != after.get(queue) for queue in patch.seen)
 
@@ -129,7 +129,7 @@ class Queues:
             isinstance(raw, dict) and all(type(each) is list for each in raw.values())
         ):
             raise InconsistentDataError(
-                "the column 'flash' of a stored session holds something else than"
+                "the column 'flash' of a stored session holds something other than"
                 " lists of messages: was it written by another program? Set it to {},"
                 " or delete the row"
             )

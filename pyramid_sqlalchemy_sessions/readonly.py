@@ -59,8 +59,8 @@ class _Set(set[Any]):
 def read_only(value: Any, warn: Callable[[str], None]) -> Any:
     """Return the value as one that raises TransactionRequiredError when it's changed.
 
-    That's so for lists, dicts, sets and bytearrays, and in what they hold. Changes of
-    anything else can't be seen: there's a warning if it isn't a constant.
+    That's so for lists, dicts, sets and bytearrays, and for what they hold. Changes to
+    anything else can't be noticed: there's a warning if it isn't a constant.
     """
     kind: type[Any] = type(value)
     if kind is list:
@@ -76,6 +76,6 @@ def read_only(value: Any, warn: Callable[[str], None]) -> Any:
     if kind not in CONSTANT:
         warn(
             f"A {kind.__name__} is read from a session after the response was made:"
-            " changes of it would not be stored, and cannot be seen."
+            " changes to it wouldn't be stored, and can't be noticed."
         )
     return value

@@ -1,4 +1,4 @@
-"""Seal what the rows hold anew, in small steps, while the application runs."""
+"""Seal rows again in small steps, while the application is running."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from .turns import skips_locked
 
 __all__ = ["Census", "census_of", "reseal"]
 
-#: How many rows are looked at, and locked, at a time, unless the user says so.
+#: How many rows are looked at, and locked, at a time, unless the user says otherwise.
 _SIZE = 200
-#: For how many seconds others get their turn after a batch.
+#: How many seconds others get for their turn after a batch.
 _PAUSE = 0.01
-#: How often rows are tried again that others had locked.
+#: How many rounds are made, for rows that others had locked.
 _ROUNDS = 5
 
 
 class Census(NamedTuple):
-    """How many rows the first key hasn't sealed, told by the beginnings of values.
+    """How many rows the first key hasn't sealed, judged by how their values start.
 
     ``stale`` is all of them. ``plain`` are those with a value that isn't sealed,
-    ``lost`` those with one that none of the keys has sealed, and ``sealed`` those with
-    one that any key has.
+    ``lost`` those with a value sealed by a key that's missing, and ``sealed`` those
+    with a value that's sealed by any key.
     """
 
     stale: int
@@ -48,9 +48,9 @@ class Census(NamedTuple):
 
 
 def census_of(bind: Engine | Connection, config: SessionConfig) -> Census:
-    """Count the rows, and open nothing."""
+    """Count the rows without opening anything."""
     seal, starts = _seal_of(config), _starts(config)
-    # A type of the application's own can't be looked into by the database.
+    # The database can't look into the application's own column types.
     is_ours = all(isinstance(each.type, LargeBinary) for each in starts)
     number = func.count() if is_ours else literal_column("1")
     statement = select(*starts, number).select_from(config.table.mapper.local_table)
@@ -77,13 +77,13 @@ def reseal(
     batch_size: int | None = None,
     plain: bool = False,
 ) -> Iterator[int]:
-    """Seal the rows with the first key, or ``plain``, unseal them; yield the numbers.
+    """Seal the rows with the first key, or unseal them if ``plain``; yield the numbers.
 
     What the sessions hold doesn't change, and neither do their versions: a request that
-    has read a row before can write it. A row that a request has written since it was
-    read here isn't touched. Rows that can't be opened are left as they are, and so are
-    those that others keep locked. Raises ConfigurationError without EncryptedDataMixin,
-    or if the application could not read what's unsealed.
+    has read a row before can still write it. A row that a request has written since it
+    was read here isn't touched. Rows that can't be opened are left as they are, and so
+    are those that others keep locked. Raises ConfigurationError without
+    EncryptedDataMixin, or if the application couldn't read what's unsealed.
     """
     size = _SIZE if batch_size is None else batch_size
     work = _Work(config, plain)
@@ -111,13 +111,13 @@ class _Work:
         if plain and not seal.accepts_plain:
             raise ConfigurationError(
                 "encrypted_accept_plain must be true before sessions are unsealed:"
-                " otherwise the application cannot read them"
+                " otherwise the application can't read them"
             )
         self.is_due = seal.is_sealed if plain else seal.is_stale
         columns = config.table.columns
         key, version = columns["id"], columns["version"]
         documents = [columns[name] for name in DOCUMENTS]
-        # Not a join or a subquery: the columns were found in it.
+        # It isn't a join or a subquery, since the columns were found in it.
         table: Any = config.table.mapper.local_table
         self._find = (
             select(key, *_starts(config))
@@ -138,11 +138,11 @@ class _Work:
         self._names = [f"reseal_{each.key}" for each in documents]
 
     def look(self, connection: Connection, low: uuid.UUID, size: int) -> Any:
-        """Return the ids of the next rows, with the beginnings of what they hold."""
+        """Return the ids of the next rows, with the first bytes of their values."""
         return connection.execute(self._find.limit(size), {"low": low}).all()
 
     def store(self, connection: Connection, keys: list[uuid.UUID]) -> int:
-        """Seal the rows with these ids anew; return how many."""
+        """Seal the rows with these ids again; return how many."""
         load, done = self._load, list[dict[str, Any]]()
         if skips_locked(connection.dialect):
             load = load.with_for_update(skip_locked=True)
@@ -169,13 +169,13 @@ def _seal_of(config: SessionConfig) -> Seal:
     if seal is None:
         name = config.table.model_class.__qualname__
         raise ConfigurationError(
-            f"the model {name} lacks EncryptedDataMixin: there is nothing to seal"
+            f"the model {name} lacks EncryptedDataMixin: there's nothing to seal"
         )
     return seal
 
 
 def _starts(config: SessionConfig) -> list[Any]:
-    """Return the SQL for the beginnings of the sealed columns, or what is as good."""
+    """Return the SQL for the first bytes of the sealed columns, or for all of them."""
     columns = (config.table.columns[name] for name in DOCUMENTS)
     return [
         func.substr(column, text("1"), text(str(HEADER)), type_=LargeBinary())

@@ -32,25 +32,25 @@ TWEEN = f"{__name__}.retry_tween_factory"
 
 
 def includeme(config: Configurator) -> None:
-    """Include pyramid_retry, and let it retry whatever was a conflict.
+    """Include pyramid_retry, and let it retry everything that was a conflict.
 
-    pyramid_tm tells pyramid_retry which errors can be retried. It does not know all of
-    them, and it does not get to say so if an exception view answers an error of the
+    pyramid_tm tells pyramid_retry which errors can be retried. It doesn't know all of
+    them, and it doesn't get to say so if an exception view answers an error of the
     commit. A tween around pyramid_tm marks those too: conflicts of sessions, of
-    PostgreSQL, of MariaDB and MySQL with any driver and with Galera, SQLite's
-    "database is locked", and connections that were lost before the commit. It takes the
-    mark from errors that have to do with a commit which may have succeeded.
+    PostgreSQL, of MariaDB and MySQL with any driver and with Galera, SQLite's "database
+    is locked", and connections that were lost before the commit. It removes the mark
+    from errors that have to do with a commit that may have succeeded.
 
-    Between attempts a random time passes, up to ``retry.delay`` seconds (0.05) before
+    Between attempts, a random time passes, up to ``retry.delay`` seconds (0.05) before
     the second attempt and twice as long before each following one, but never more than
-    ``retry.max_delay`` seconds (1). Others conflict less if they do not all come back
+    ``retry.max_delay`` seconds (1). Requests conflict less if they don't all come back
     at once. See "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 
     The next attempt reads the body of the request, and the files in it, from the
     beginning. Without this, files that the first attempt has read would be empty.
 
-    Raises ConfigurationError if one of these settings is no number of seconds, or if
-    pyramid_retry is not installed.
+    Raises ConfigurationError if one of these settings isn't a number of seconds, or if
+    pyramid_retry isn't installed.
     """
     if pyramid_retry is None:
         raise ConfigurationError(
@@ -67,15 +67,15 @@ def includeme(config: Configurator) -> None:
     explicit = aslist(settings.get("pyramid.tweens") or [])
     if explicit and TWEEN not in explicit:
         raise ConfigurationError(
-            f"pyramid.tweens must list {TWEEN}, before {PYRAMID_TM}, or no conflict"
-            " is retried that pyramid_retry misses"
+            f"pyramid.tweens must list {TWEEN}, before {PYRAMID_TM}, or the"
+            " conflicts that pyramid_retry misses aren't retried"
         )
 
 
 def retry_tween_factory(
     handler: Callable[[Any], Any], registry: Any
 ) -> Callable[[Any], Any]:
-    """Make the tween that marks errors which can be retried."""
+    """Make the tween that marks errors that can be retried."""
 
     def retry_tween(request: Any) -> Any:
         try:
@@ -107,7 +107,7 @@ def _unmark(error: BaseException | None) -> None:
 
 
 class _BackOff:
-    """Waits before the next attempt: longer each time, and never as long as others."""
+    """Waits before the next attempt: for a random time, longer on average each time."""
 
     def __init__(self, delay: float, max_delay: float):
         self.delay = delay
@@ -137,5 +137,5 @@ def _seconds(settings: dict[str, Any], name: str, default: float) -> float:
 
 def _no_seconds(name: str, value: object) -> ConfigurationError:
     return ConfigurationError(
-        f"{name} = {value!r}: valid is a number of seconds, such as 0.05"
+        f"{name} = {value!r}: it must be a number of seconds, such as 0.05"
     )

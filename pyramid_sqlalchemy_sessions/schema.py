@@ -21,12 +21,12 @@ __all__ = ["findings_of_database"]
 def findings_of_database(
     config: SessionConfig, connection: Connection
 ) -> Iterator[Finding]:
-    """Look at the database that the connection leads to, and change nothing."""
+    """Look at the connection's database without changing anything."""
     dialect = connection.dialect
     version = ".".join(map(str, dialect.server_version_info or ()))
     is_mariadb = getattr(dialect, "is_mariadb", False)
     name = "mariadb" if is_mariadb else dialect.name
-    yield ok("database", f"{name} {version} by {dialect.driver}")
+    yield ok("database", f"{name} {version}, with {dialect.driver}")
     yield from _of_isolation(config, connection)
     if dialect.name in MYSQL:
         yield from _of_mariadb(connection)
@@ -41,7 +41,7 @@ def _of_isolation(config: SessionConfig, connection: Connection) -> Iterator[Fin
     if level == "AUTOCOMMIT" or _commits_by_itself(connection):
         yield error(
             "isolation",
-            "AUTOCOMMIT: nothing can be rolled back, neither sessions nor the rest",
+            "AUTOCOMMIT: nothing can be rolled back, neither sessions nor other data",
         )
         return
     if config.isolation.may_conflict(connection):
@@ -55,7 +55,7 @@ def _of_isolation(config: SessionConfig, connection: Connection) -> Iterator[Fin
 
 
 def _commits_by_itself(connection: Connection) -> bool:
-    """Tell whether the driver begins no transactions, as far as it says so."""
+    """Tell whether the driver says that it doesn't begin transactions."""
     driver: Any = connection.connection.driver_connection
     getter = getattr(driver, "get_autocommit", None)
     return (getter() if getter else getattr(driver, "autocommit", False)) is True
@@ -73,14 +73,14 @@ def _of_mariadb(connection: Connection) -> Iterator[Finding]:
     if charset != "utf8mb4":
         yield hint(
             "database",
-            f"the connection has the character set {charset}: some characters cannot"
+            f"the connection has the character set {charset}: some characters can't"
             " be stored in flash messages; add ?charset=utf8mb4 to the URL",
         )
     if variables.get("innodb_snapshot_isolation") == "ON":
         yield ok(
             "database",
-            "innodb_snapshot_isolation is on: at REPEATABLE READ it is an error, which"
-            " can be tried again, to change what another request has changed meanwhile",
+            "innodb_snapshot_isolation is on: at REPEATABLE READ, changing what another"
+            " request has just changed is an error, which can be tried again",
         )
 
 
@@ -97,7 +97,7 @@ def _of_table(config: SessionConfig, connection: Connection) -> Iterator[Finding
     table: Any = config.table.mapper.local_table
     inspector = inspect(connection)
     if not inspector.has_table(table.name, schema=table.schema):
-        yield error("table", f"{table.fullname} is not there: migrate, or create it")
+        yield error("table", f"{table.fullname} doesn't exist: migrate, or create it")
         return
     found = [
         *_of_columns(config, inspector, connection.dialect),
@@ -123,7 +123,7 @@ def _of_storage(
         options = inspector.get_table_options(table.name, schema=table.schema)
         engine = options.get(f"{dialect.name}_engine", "InnoDB")
         if engine != "InnoDB":
-            yield error("table", f"{engine} has no transactions: take InnoDB")
+            yield error("table", f"{engine} has no transactions: use InnoDB")
 
 
 def _of_columns(
@@ -174,12 +174,14 @@ def _of_column(
     column: Column[Any], present: Mapping[str, Any], dialect: Dialect
 ) -> Iterator[Finding]:
     if column.nullable and not present["nullable"]:
-        yield error("table", f"the column {column.name} must be nullable, and is not")
+        yield error("table", f"the column {column.name} must be nullable, but isn't")
     elif present["nullable"] and not column.nullable:
-        yield hint("table", f"the column {column.name} is nullable, and need not be")
+        yield hint("table", f"the column {column.name} is nullable, but needn't be")
     meant, is_now = (_kind(each, dialect) for each in (column.type, present["type"]))
     if meant != is_now:
-        yield hint("table", f"the column {column.name} is {is_now}; {meant} is meant")
+        yield hint(
+            "table", f"the column {column.name} is {is_now}; it should be {meant}"
+        )
 
 
 def _kind(type_: TypeEngine[Any], dialect: Dialect) -> str:

@@ -1,4 +1,4 @@
-"""How the columns data and flash are sealed, so that the table alone tells nothing."""
+"""Sealing for the columns data and flash, so that the table alone reveals nothing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["DOCUMENTS", "HEADER", "Seal", "Unopened", "opened"]
 DOCUMENTS = ("data", "flash")
 
 # The form: version, number of the key, nonce, ciphertext, tag. Neither pickles nor JSON
-# begin with this version. Of random nonces of 12 bytes NIST SP 800-38D allows 2**32 for
-# one key, which a busy site needs in months; these are longer, as in the cookie.
+# begin with this version. With random nonces of 12 bytes, NIST SP 800-38D allows 2**32
+# for one key, which a busy site uses up in months; these are longer, as in the cookie.
 _VERSION = b"\x01"
 _NUMBER_SIZE = 4
 #: How many bytes tell which key has sealed a value.
@@ -31,9 +31,9 @@ _INFO = b"pyramid_sqlalchemy_sessions: data at rest"
 
 
 class Unopened:
-    """A value that is opened when it's first needed.
+    """A value that's opened when it's first needed.
 
-    So a session can be ended though what its row holds can't be opened.
+    That way, a session can be ended even if what its row holds can't be opened.
     """
 
     __slots__ = ("_open", "_value")
@@ -49,9 +49,9 @@ class Unopened:
 
 
 def opened(value: Any) -> Any:
-    """Return a value of a row, opened if need be.
+    """Return a value of a row, opened if it's sealed.
 
-    InconsistentDataError if that can't be done.
+    Raises InconsistentDataError if it can't be opened.
     """
     return value() if type(value) is Unopened else value
 
@@ -60,7 +60,7 @@ class Seal:
     """Seals with the first of the keys, and opens what any of them has sealed.
 
     A sealed value is authentic for one column of one row only. ``accepts_plain`` lets
-    values pass that aren't sealed.
+    values through that aren't sealed.
     """
 
     def __init__(self, keys: Sequence[bytes], accepts_plain: bool):
@@ -68,7 +68,7 @@ class Seal:
         self._ciphers: dict[bytes, Cipher] = {
             _VERSION + each[32:]: cipher_of(each[:32]) for each in derived
         }
-        #: What a value begins with that the first key has sealed.
+        #: How values start that the first key has sealed.
         self.start: bytes = _VERSION + derived[0][32:]
         self.accepts_plain: bool = accepts_plain
 
@@ -97,14 +97,14 @@ class Seal:
             raise _not_authentic(name, "it is damaged, or comes from elsewhere")
         return plain
 
-    # What the beginning of a value tells.
+    # What the start of a value tells.
 
     def is_stale(self, start: Any) -> bool:
         """Tell whether the first key hasn't sealed a value."""
         return not (self.is_sealed(start) and start.startswith(self.start))
 
     def is_sealed(self, start: Any) -> bool:
-        """Tell whether a value is sealed, with whatever key."""
+        """Tell whether a value is sealed, no matter with which key."""
         return isinstance(start, bytes) and start.startswith(_VERSION)
 
     def is_plain(self, start: Any) -> bool:
@@ -112,13 +112,13 @@ class Seal:
         return not self.is_sealed(start)
 
     def is_lost(self, start: Any) -> bool:
-        """Tell whether a value is sealed, and with none of the keys."""
+        """Tell whether a value is sealed, but with none of the keys."""
         return self.is_sealed(start) and start[:HEADER] not in self._ciphers
 
     # The columns of one row.
 
     def sealed(self, key: uuid.UUID, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the values of a row with those sealed that are to be."""
+        """Return the values of a row, with its documents sealed."""
         values = dict(values)
         for name in DOCUMENTS:
             if name in values:

@@ -1,4 +1,4 @@
-"""The secret key: a command that makes one, and settings that do not show it."""
+"""The secret key: a command that makes one, and settings that don't show it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["HiddenText", "hide_secret", "main"]
 
 
 class HiddenText(str):
-    """A text that shows nothing of itself where values are shown for people to read.
+    """A text that hides itself from ``str()``, ``repr()`` and ``format()``.
 
-    It is what it was for whoever reads it: an ini parser, say, or the cipher.
+    For code that uses its characters, such as the cipher, it's still the same text.
     """
 
     __slots__ = ()
@@ -30,7 +30,7 @@ class HiddenText(str):
 
 
 def hide_secret(settings: MutableMapping[str, Any], prefix: str = "session.") -> None:
-    """Keep those who show the settings, as pyramid_debugtoolbar does, from the key."""
+    """Hide the key from tools that show the settings, such as pyramid_debugtoolbar."""
     name = prefix + "secret_key"
     settings[name] = HiddenText(settings[name])
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         choices=(16, 24, 32),
         default=32,
-        help="in bytes, for AES-128, AES-192 or AES-256 (default: %(default)s)",
+        help="in bytes: for AES-128, AES-192 or AES-256 (default: %(default)s)",
     )
     print(generate_secret_key(parser.parse_args(argv).size))
     return 0

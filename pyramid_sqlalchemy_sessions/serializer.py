@@ -1,4 +1,4 @@
-"""How bytes become a cookie value that nobody can read or forge, and bytes again."""
+"""Turn bytes into a cookie value that can't be read or forged, and back again."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Serializer(Protocol):
 
     ``dumps`` returns ASCII that RFC 6265 allows in a cookie value. ``loads`` receives
     what the browser sent, which may be anything; it raises ``InvalidCookieError`` for a
-    malformed value, ``CookieCryptoError`` for one that is not authentic. Any other
-    ``ValueError`` of ``loads`` counts as an ``InvalidCookieError``. Several threads
+    malformed value, and ``CookieCryptoError`` for one that isn't authentic. Any other
+    ``ValueError`` of ``loads`` counts as an ``InvalidCookieError``. Several threads may
     call both at once.
 
     It may have a method ``fingerprint(data)``, which returns the text that stands for a
@@ -52,7 +52,7 @@ class Cipher(Protocol):
     """AES-GCM with one key.
 
     ``encrypt`` returns the ciphertext, then the tag (16 bytes); ``decrypt`` takes that,
-    and returns None for what is not authentic. Both need the same ``context``.
+    and returns None if it isn't authentic. Both need the same ``context``.
     """
 
     def __init__(self, key: bytes) -> None: ...
@@ -65,12 +65,12 @@ class Cipher(Protocol):
 
 
 class _PyCryptodomeCipher:
-    # A GCM object of PyCryptodome belongs to one nonce, so that nothing of it can be
-    # kept from one cookie to the next.
+    # A GCM object of PyCryptodome belongs to one nonce, so none can be kept from one
+    # cookie to the next.
 
     def __init__(self, key: bytes) -> None:
-        # Here, because it takes as long as all modules of the library, and nobody needs
-        # it where cryptography is installed.
+        # It's imported here because it takes as long as all modules of the library, and
+        # isn't needed where cryptography is installed.
         from Crypto.Cipher import AES
 
         self._aes = AES
@@ -124,12 +124,12 @@ else:
 
 
 def cipher_of(key: bytes) -> Cipher:
-    """Return AES-GCM with the key, by the faster package that's installed."""
+    """Return AES-GCM with the key, using the faster package that's installed."""
     return _cipher_class(key)
 
 
 class AESGCMSerializer:
-    """Encrypt and authenticate with AES-GCM; what the setting ``secret_key`` makes.
+    """Encrypt and authenticate with AES-GCM. The setting ``secret_key`` makes one.
 
     ``secret`` is a key of 16, 24 or 32 random bytes (AES-128, AES-192, AES-256), either
     these bytes or their urlsafe base64 text, which is what ``generate_secret_key()``
@@ -138,11 +138,11 @@ class AESGCMSerializer:
     key, add the new one at the end, then move it to the front, then drop the old one,
     each in all processes before the next step. Anything else raises
     ``ConfigurationError``, which never shows the secret. So does a text that repeats a
-    few characters again and again; bytes are taken as they are.
+    few characters over and over; bytes are taken as they are.
 
     The value is padded urlsafe base64 of nonce (16 bytes), tag (16 bytes) and
-    ciphertext; of all its spellings exactly one is accepted. PyCryptodome does the
-    work, or ``cryptography`` where that is installed: the same bytes, much faster.
+    ciphertext; only one of its possible spellings is accepted. PyCryptodome does the
+    work, or ``cryptography`` if it's installed: it makes the same format, much faster.
     """
 
     def __init__(self, secret: bytes | str | Sequence[bytes | str]) -> None:
@@ -154,7 +154,8 @@ class AESGCMSerializer:
     def dumps(self, data: bytes) -> bytes:
         """Seal ``data`` with the first key.
 
-        It is 1 to 3040 bytes long (a cookie holds no more), else ``ValueError``.
+        Raises ``ValueError`` unless it's 1 to 3040 bytes long; a cookie can't hold
+        more.
         """
         if not 1 <= len(data) <= _LONGEST_DATA:
             raise ValueError(
@@ -184,7 +185,7 @@ class AESGCMSerializer:
     def fingerprint(self, data: bytes) -> str:
         """Return 16 hexadecimal digits that stand for ``data`` in logs.
 
-        Only who has the first key can tell whether they do.
+        Without the first key, it can't be told whether they do.
         """
         return hmac.digest(self._fingerprint_key, data, "sha256")[:8].hex()
 
@@ -200,8 +201,8 @@ def key_from_text(text: str) -> bytes | None:
 def can_be_guessed(text: str) -> bool:
     """Tell whether the text of a key repeats a few characters, or its bytes do.
 
-    That is "AAAA..." or a word again and again, also with something else at the end.
-    One random key of 16 bytes in 10**11 looks like that, and far fewer longer ones.
+    That's "AAAA..." or a word over and over, even with something else at the end. One
+    in 10**11 random keys of 16 bytes looks like that, and far fewer longer ones do.
     """
     key = key_from_text(text)
     if key is None:
@@ -210,7 +211,7 @@ def can_be_guessed(text: str) -> bool:
 
 
 def _repeats(text: Sequence[object]) -> bool:
-    """Tell whether three quarters of it equal what stands some places before them."""
+    """Tell whether three quarters of it equal what's some places further on."""
     return any(
         4 * sum(map(eq, text, text[period:])) >= 3 * (len(text) - period)
         for period in range(1, len(text) // 2 + 1)
@@ -220,7 +221,7 @@ def _repeats(text: Sequence[object]) -> bool:
 def keys_of(secret: object, name: str) -> list[bytes]:
     """Return the keys of a ring, which may be texts.
 
-    Raises ConfigurationError, which calls it by the name and shows nothing of it.
+    Raises ConfigurationError, which calls the ring by this name and never shows it.
     """
     if isinstance(secret, str):
         secret = secret.split()
@@ -245,11 +246,11 @@ def keys_of(secret: object, name: str) -> list[bytes]:
 def _key(secret: object) -> bytes | str:
     """Return the key that a secret stands for, or a text that says what it is instead.
 
-    That is no error that is raised: a traceback would show the secret.
+    The text isn't raised as an error: a traceback would show the secret.
     """
     if isinstance(secret, str):
         if can_be_guessed(secret):
-            return "not random: it repeats a few characters again and again"
+            return "not random: it repeats a few characters over and over"
         key = key_from_text(secret)
         return "some other text" if key is None else key
     if not isinstance(secret, bytes):
@@ -264,7 +265,7 @@ def _to_base64(data: bytes) -> bytes:
 def _from_base64(value: bytes | str) -> bytes:
     if len(value) > _LONGEST_VALUE:
         raise InvalidCookieError("the cookie value is too long")
-    # The decoder skips what it does not know and ignores the last bits. Only the
+    # The decoder skips what it doesn't know and ignores the last bits. Only the
     # spelling that we would have written counts.
     data = b""
     try:
@@ -273,7 +274,8 @@ def _from_base64(value: bytes | str) -> bytes:
         is_canonical = _to_base64(data) == text
     except ValueError:
         is_canonical = False
-    # Raised out here, it drags no error along that quotes what the browser sent.
+    # It's raised out here so that no error comes along that quotes what the browser
+    # sent.
     if not is_canonical:
         raise InvalidCookieError("the cookie value is not canonical base64")
     return data

@@ -41,13 +41,13 @@ class Session(SessionDict):
     """A web session: a dict that is stored with the request's transaction.
 
     Nothing happens before the first use, and nothing is written before the commit.
-    A mutable value may be changed in place: that's noticed.
+    Mutable values may be changed in place: that's noticed.
 
     Any use raises ConfigurationError if there is no dbsession, InconsistentDataError if
     what it needs of the row can't be read. A change raises TransactionRequiredError
     where nothing can store it any more. The commit raises TypeError for a value that
-    can't be stored, ValueError for too much of it, and SQLAlchemy's StaleDataError if
-    another request has changed what this one has read or changed.
+    can't be stored, ValueError for one that's too large, and SQLAlchemy's
+    StaleDataError if another request has changed what this one has read or changed.
     """
 
     __slots__ = ("_settings",)
@@ -67,8 +67,8 @@ class Session(SessionDict):
     def id(self) -> UUID:
         """The session's id, the same for its whole life.
 
-        That of a new session is drawn when it's first asked for. It isn't the secret
-        in the cookie, but there's no reason to show it to anyone.
+        A new session gets its id when it's first asked for. It isn't the secret in the
+        cookie, but there's no reason to show it to anyone.
         """
         key: UUID = self._read().id
         return key
@@ -99,15 +99,15 @@ class Session(SessionDict):
     def persist(self) -> None:
         """Write the session now instead of at the commit, so that its row is there.
 
-        Then rows with a foreign key to ``session.id`` can follow. The row is locked
-        until the transaction ends. Raises TransactionRequiredError if there is none.
+        Then rows can refer to ``session.id``. The session's row is locked until the
+        transaction ends. Raises TransactionRequiredError without a transaction.
         """
         self._begin().persist()
 
     def invalidate(self) -> None:
-        """Delete the session and all it holds, with its cookie, when this commits.
+        """Delete the session and all its data, with its cookie, when this commits.
 
-        From now on this is another, new session. (OWASP ASVS 5.0, 7.4.1.)
+        From now on, this is another, new session. (OWASP ASVS 5.0, 7.4.1.)
         """
         self._write().end(self._begin().request)
         if self._settings is not None:
@@ -116,8 +116,8 @@ class Session(SessionDict):
     def rotate(self) -> None:
         """Replace the cookie and the CSRF token; the session keeps id and data.
 
-        Once this has committed, the cookie before gives no access, and the response
-        carries the new one. Do it whenever the rights of the session grow; a change of
+        Once this has committed, the old cookie gives no access, and the response
+        carries the new one. Call it whenever the session's rights grow; changing
         ``userid`` does it by itself. A new session has nothing to rotate. (OWASP ASVS
         5.0, 7.2.4: the application generates a new session token on user
         authentication, including re-authentication, and terminates the current one.)
@@ -152,11 +152,10 @@ class Session(SessionDict):
 
     @property
     def instance(self) -> Any:
-        """The mapped object of the session, None while the session is new.
+        """The mapped object of the session, or None while the session is new.
 
-        It's one object for the whole transaction. The library's columns on it are for
-        reading: a change of them is refused at the flush. The model's own may be
-        edited.
+        It's one object for the whole transaction. The library's columns on it are
+        read-only: changing them is refused at the flush. You can change your own.
         """
         return self._begin().instance()
 
@@ -165,11 +164,11 @@ class Session(SessionDict):
     def flash(self, msg: Any, queue: str = "", allow_duplicate: bool = True) -> None:
         """Add a message, any JSON value, to the end of a queue.
 
-        Without ``allow_duplicate`` a message that is in the queue isn't added again.
-        TypeError for what is no JSON value.
+        Without ``allow_duplicate``, a message that's already in the queue isn't added
+        again. Raises TypeError for anything that isn't a JSON value.
         """
         if not isinstance(queue, str):
-            raise TypeError(f"the name of a flash queue is a str, not {queue!r}")
+            raise TypeError(f"the name of a flash queue must be a str, not {queue!r}")
         message, queue = copy_message(msg), copy_message(queue)
         flash = self._write().flash
         if allow_duplicate or message not in flash.peek(queue):
@@ -188,7 +187,7 @@ class Session(SessionDict):
     def new_csrf_token(self) -> str:
         """Draw a new CSRF token: 20 random bytes as padded urlsafe base64.
 
-        NotImplementedError without CSRFMixin.
+        Raises NotImplementedError without CSRFMixin.
         """
         self._require(CSRF)
         token = new_token()
@@ -196,9 +195,9 @@ class Session(SessionDict):
         return _token_text(token)
 
     def get_csrf_token(self) -> str:
-        """Return the CSRF token, a new one if there is none.
+        """Return the CSRF token, or a new one if there isn't one yet.
 
-        NotImplementedError without CSRFMixin.
+        Raises NotImplementedError without CSRFMixin.
         """
         self._require(CSRF)
         token = self._read().get("csrf_token")
@@ -206,8 +205,9 @@ class Session(SessionDict):
             return self.new_csrf_token()
         if len(token) != TOKEN_SIZE:
             raise InconsistentDataError(
-                f"the column 'csrf_token' of a stored session holds no {TOKEN_SIZE}"
-                " bytes: was it written by another program? Set it to NULL"
+                "the column 'csrf_token' of a stored session doesn't hold"
+                f" {TOKEN_SIZE} bytes: was it written by another program? Set it"
+                " to NULL"
             )
         return _token_text(token)
 
@@ -215,11 +215,11 @@ class Session(SessionDict):
     def userid(self) -> Any:
         """The id of the user who is logged in, or None.
 
-        Setting another one rotates the session (see ``rotate``), the cure for session
-        fixation; one user after another finds dict and flash messages empty. A text
-        that stands for an integer or a UUID is converted where the column is one;
-        TypeError for anything else that isn't of its type. NotImplementedError without
-        UseridMixin.
+        Setting another one rotates the session (see ``rotate``), which prevents session
+        fixation. When one user replaces another, the dict and the flash messages are
+        emptied. Text is converted if the column is an integer or a UUID; anything else
+        that isn't of the column's type raises TypeError. Raises NotImplementedError
+        without UseridMixin.
         """
         self._require(Userid)
         return self._read().get("userid")
@@ -242,8 +242,8 @@ class Session(SessionDict):
     def authenticated(self) -> int | None:
         """When the user last proved who they are, in seconds since the epoch.
 
-        None if nobody is logged in, or ``remember`` wasn't called. NotImplementedError
-        without UseridMixin.
+        It's None if no user is logged in, or ``remember`` wasn't called. Raises
+        NotImplementedError without UseridMixin.
         """
         self._require(Userid)
         authenticated: int | None = self._read().get("authenticated")
@@ -252,8 +252,8 @@ class Session(SessionDict):
     def authenticate(self, userid: Any) -> None:
         """Log a user in who has just proved who they are; ``remember`` calls this.
 
-        The same user again rotates the session, too. (OWASP ASVS 5.0, 7.2.4.)
-        NotImplementedError without UseridMixin.
+        It also rotates the session if it's the same user again. (OWASP ASVS 5.0,
+        7.2.4.) Raises NotImplementedError without UseridMixin.
         """
         was = self.userid
         self.userid = userid
@@ -266,7 +266,7 @@ class Session(SessionDict):
     def is_fresh(self, seconds: int) -> bool:
         """Tell whether the user has proved who they are in the last ``seconds``.
 
-        (OWASP ASVS 5.0, 7.5.1: full re-authentication before sensitive changes.)
+        (OWASP ASVS 5.0, 7.5.1: full re-authentication before sensitive changes.) Raises
         NotImplementedError without UseridMixin.
         """
         authenticated = self.authenticated
@@ -278,7 +278,7 @@ class Session(SessionDict):
     def expires(self) -> int | None:
         """When the session ends if it isn't used again, in seconds since the epoch.
 
-        None for never, and for a new session.
+        It's None if the session never ends, and for a new session.
         """
         state = self._read()
         if state.loaded is None:
@@ -298,8 +298,8 @@ def _token_text(token: bytes) -> str:
 class SessionFactory:
     """Makes the session of a request.
 
-    ``model_class`` is the model, ``settings`` are the settings, ``mixins`` the names of
-    the features; other add-ons read the name of the cookie from ``_cookie_name``.
+    It has ``model_class``, ``settings``, and the names of the model's ``mixins``. Other
+    add-ons read the cookie's name from ``_cookie_name``.
     """
 
     def __init__(self, config: SessionConfig):
@@ -326,10 +326,10 @@ def get_session_factory(
 ) -> SessionFactory:
     """Make a session factory, for ``config.set_session_factory``.
 
-    ``serializer`` encrypts the cookie: an AESGCMSerializer. ``model_class`` is the
-    model; for EncryptedDataMixin ``data_keys`` is what AESGCMSerializer takes. All else
-    is settings, as text or Python values. Raises ConfigurationError. Its message spells
-    them like the arguments or, if you pass ``prefix="session."``, like your ini file.
+    ``serializer``, an AESGCMSerializer, encrypts the cookie. ``model_class`` is the
+    model; with EncryptedDataMixin, ``data_keys`` is what AESGCMSerializer takes. All
+    other arguments are settings, as text or Python values. Raises ConfigurationError,
+    which spells settings like your ini file if you pass ``prefix="session."``.
     """
     watch_dbsessions()
     return SessionFactory(SessionConfig.make(serializer, model_class, kw))
@@ -343,8 +343,8 @@ def session_factory_from_settings(
     """Make a session factory from the settings of an application.
 
     The arguments are those of ``factory_args_from_settings``, which says what
-    ``prefix`` does. Names that aren't settings are passed over. Raises
-    ConfigurationError for a setting that is missing or invalid.
+    ``prefix`` does. Names that aren't settings are ignored. Raises ConfigurationError
+    for a setting that is missing or invalid.
     """
     args = factory_args_from_settings(settings, maybe_dotted, prefix)
     return get_session_factory(**args)

@@ -1,4 +1,4 @@
-"""All that the sessions of one factory have in common."""
+"""What the sessions of one factory have in common."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _now() -> int:
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """All that the sessions of one factory have in common, made once at start-up."""
+    """What the sessions of one factory have in common, made once at start-up."""
 
     settings: DefaultSettings
     cookie: SessionCookie
@@ -46,9 +46,9 @@ class SessionConfig:
     features: tuple[Feature, ...]
     timeouts: tuple[Feature, ...]  # those that let a session expire
     keepers: tuple[Feature, ...]  # those for which something can be due
-    restarters: tuple[Feature, ...]  # those that begin anew with other settings
-    witnesses: tuple[Feature, ...]  # those that note what a request tells
-    own_settings: tuple[str, ...]  # those that each session has of its own
+    restarters: tuple[Feature, ...]  # those that start again with other settings
+    witnesses: tuple[Feature, ...]  # those that note something of a request
+    own_settings: tuple[str, ...]  # those that each session has for itself
     own_columns: tuple[str, ...]  # those that the application changes
     setting_columns: tuple[str, ...]  # those of them that hold own settings
     clock: Callable[[], int]
@@ -66,8 +66,8 @@ class SessionConfig:
     ) -> SessionConfig:
         """Check everything, and find out which features the model has.
 
-        `values` are the settings that are given, perhaps the `data_keys`, and perhaps
-        the `prefix` that names have in the ini file, for the errors. Raises
+        `values` are the settings that are given, perhaps with `data_keys`, and with the
+        `prefix` that names have in the ini file, which is for the errors. Raises
         ConfigurationError.
         """
         given = dict(values)
@@ -82,8 +82,8 @@ class SessionConfig:
             )
         if settings.cookie_samesite == "None" and not settings.cookie_partitioned:
             log.warning(
-                "%s, but not %s: in frames of other sites more and more browsers keep"
-                " back cookies that aren't partitioned. If this site isn't shown in"
+                "%s, but not %s: in frames on other sites, more and more browsers don't"
+                " send cookies that aren't partitioned. If this site isn't shown in"
                 " such frames, it doesn't need cookie_samesite = None at all.",
                 assigned("cookie_samesite", "None", prefix),
                 assigned("cookie_partitioned", True, prefix),
@@ -116,8 +116,7 @@ class SessionConfig:
     def settings_of(self, values: Mapping[str, Any]) -> DefaultSettings:
         """Return the settings of a session, from the values of its columns.
 
-        Raises InconsistentDataError if there is something in the row that never was a
-        setting.
+        Raises InconsistentDataError if the row holds something that can't be a setting.
         """
         if not self.own_settings:
             return self.settings
@@ -135,7 +134,7 @@ class SessionConfig:
     def columns_for(
         self, settings: DefaultSettings, names: Container[str], since: int
     ) -> dict[str, Any]:
-        """Return the columns that hold a session's own settings, of these names."""
+        """Return the columns that hold a session's own settings with these names."""
         columns: dict[str, Any] = {}
         for feature in self.features:
             if any(name in names for name in feature.settings):
@@ -155,12 +154,12 @@ class SessionConfig:
         )
 
     def expired(self, now: int) -> ColumnElement[bool] | None:
-        """Return the SQL for "expired at the time now"; None if nothing can expire."""
+        """Return the SQL for "expired at ``now``", or None if nothing can expire."""
         at = literal(now, BigInteger)
         return _expired(self.features, self.settings, self.table.columns, at)
 
     def cause(self, now: int) -> ColumnElement[str]:
-        """Return the SQL for what has ended an expired session, by the time now."""
+        """Return the SQL for the cause of a session's expiry, at ``now``."""
         columns, at = self.table.columns, literal(now, BigInteger)
         conditions = [
             (each.expired(columns, self.settings, at), each.cause)
@@ -182,7 +181,7 @@ class SessionConfig:
         return feature in self._kinds
 
     def lacking(self, feature: type[Feature]) -> str:
-        """Say that the model does not have the feature, and what to do."""
+        """Say that the model doesn't have the feature, and what to do."""
         return (
             f"the model {self.table.model_class.__qualname__} lacks"
             f" {feature.mixin.__name__}: add it to the bases of the class, and its"
@@ -190,7 +189,7 @@ class SessionConfig:
         )
 
     def warn_once(self, message: str, level: int = logging.WARNING) -> None:
-        """Log a message, the first time only; not without end, if they all differ."""
+        """Log a message the first time only, and not too many different ones."""
         if message not in self._warned and len(self._warned) < _MOST_WARNINGS:
             self._warned.add(message)
             log.log(level, message)
@@ -261,9 +260,9 @@ def _check_mixins(
     model_class: type,
     prefix: str | None,
 ) -> None:
-    """Refuse what is given for a mixin that the model lacks.
+    """Refuse a setting that's given for a mixin that the model lacks.
 
-    Whatever the value: whoever gives it believes that it does something.
+    That's so whatever its value, because it wouldn't do anything.
     """
     mixins = {base.__name__ for base in model_class.__mro__}
     for setting in SETTINGS:

@@ -124,7 +124,7 @@ class SessionDict(MutableMapping[Any, Any]):
         return dict(self)
 
     def update(self, *args: Any, **kw: Any) -> None:
-        """Take over all pairs of a mapping, or of an iterable of pairs."""
+        """Set all pairs of a mapping, or of an iterable of pairs."""
         changes = dict(*args, **kw)
         visit, state = self._begin(), self._read()
         state.data.codec.check_keys(changes)
@@ -176,7 +176,7 @@ class SessionDict(MutableMapping[Any, Any]):
         return key, visit.touch(state).data.pop(key)
 
     def _warn_of_objects(self, values: Mapping[Any, Any]) -> None:
-        """Warn of objects of the database among the values, or in them."""
+        """Warn about mapped objects among the values, or in them."""
         for key, value in values.items():
             kind = type(value)
             if kind in _PLAIN:
@@ -190,14 +190,14 @@ class SessionDict(MutableMapping[Any, Any]):
                 if hasattr(kind, "_sa_class_manager"):
                     self._config.warn_once(
                         f"The session's value for {shown(key)} is or holds an object of"
-                        f" the mapped class {kind.__name__}. What comes back in later"
-                        " requests is a copy from now, in no dbsession: it isn't up to"
-                        " date, and lazy attributes of it fail. Store its primary key,"
-                        " and load it with dbsession.get()."
+                        f" the mapped class {kind.__name__}. Later requests get a copy"
+                        " as it is now, without a dbsession: it isn't up to date, and"
+                        " its lazy attributes fail. Store its primary key instead, and"
+                        " load it with dbsession.get()."
                     )
 
 
 def _is_same(present: Any, value: Any) -> bool:
-    """Tell whether this is the very value that is there, as far as a glance tells."""
+    """Tell whether this value is already there, as far as a quick look can tell."""
     kind: type[Any] = type(value)
     return kind in _PLAIN and type(present) is kind and bool(present == value)

@@ -20,22 +20,22 @@ log: logging.Logger = logging.getLogger(__name__)
 class SessionSettings(Mapping[str, Any]):
     """The settings of one session that can differ from session to session.
 
-    They are read as attributes or as a mapping. To change some, between `edit()` and
-    `save()` (or `discard()`), or in a `with` block, which saves unless an exception
-    leaves it::
+    They're read as attributes or as a mapping. Change them between `edit()` and
+    `save()` (or `discard()`), or in a `with` block, which saves unless there's an
+    exception::
 
         with request.session.settings as settings:
             settings.idle_timeout = 600
 
-    That takes the Config mixin that the setting belongs to: `SettingsError` without. A
-    bad value or combination raises ValueError when it is saved. Edits that aren't saved
-    can be read back, but have no effect; the log says so if they're still there when
-    the request ends.
+    That needs the Config mixin that the setting belongs to, and raises `SettingsError`
+    without it. A bad value or combination raises ValueError when it's saved. Edits that
+    aren't saved can be read back, but have no effect; the log says so if they're still
+    there when the request ends.
 
-    A session that is stored already starts to count from now: `idle_timeout`,
-    `absolute_timeout` (which then reads as the seconds from ``created`` to the end)
-    and `renewal_timeout`, each if it's given another value. New cookie settings send
-    the cookie again, and delete the old one if they move it to another path or domain.
+    If the session is already stored, each timeout that gets another value counts from
+    now: `idle_timeout`, `absolute_timeout` (which then reads as the seconds from
+    ``created`` to the end) and `renewal_timeout`. New cookie settings send the cookie
+    again, and delete the old one if they move it to another path or domain.
     """
 
     cookie_max_age: int | None
@@ -113,7 +113,7 @@ class SessionSettings(Mapping[str, Any]):
     def update(
         self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), **kw: Any
     ) -> None:
-        """Change several at once. Raises what changing each of them would."""
+        """Change several at once. Raises the same errors as changing each of them."""
         edits = dict(values, **kw)
         for name in edits:
             if name not in _RUNTIME:
@@ -157,7 +157,7 @@ class SessionSettings(Mapping[str, Any]):
         """
         state = self._state()
         if self._edits is None:
-            raise SettingsError("there is nothing to save: edit() was not called")
+            raise SettingsError("there's nothing to save: edit() wasn't called")
         edits = {
             name: _RUNTIME[name].parse(value) for name, value in self._edits.items()
         }
@@ -177,13 +177,13 @@ class SessionSettings(Mapping[str, Any]):
         self.discard()
 
     def discard(self) -> None:
-        """Forget changes that are not saved."""
+        """Forget changes that aren't saved."""
         self._set(_edits=None, _edited=None)
 
     def _look_for_edits(self, request: Any) -> None:
         if self._edits:
             log.warning(
-                "Settings of a session were edited and neither saved nor discarded, so"
+                "Settings of a session were edited, but neither saved nor discarded, so"
                 " they have no effect: %s. Call save(), or use 'with"
                 " request.session.settings as settings:'",
                 ", ".join(sorted(self._edits)),

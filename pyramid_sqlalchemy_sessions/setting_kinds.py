@@ -39,8 +39,8 @@ _T = TypeVar("_T")
 class Kind(Generic[_T]):
     """What a setting may hold, in words and as code.
 
-    `convert` takes ini text or a Python value. The ValueError that it raises is without
-    words: `valid` has them.
+    `convert` takes ini text or a Python value. It raises ValueError without a message:
+    `valid` is the text for that.
     """
 
     valid: str
@@ -137,9 +137,9 @@ _COOKIE_NAME = (
     r"(?!(?i:comment|domain|expires|httponly|max-age|path|samesite|secure)\Z)"
     r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+"
 )
-# WebOb fails on all other characters, or replaces them by a backslash and digits, so
-# that the browser would keep a cookie for a path or domain that does not exist and
-# never send it back.
+# WebOb fails on all other characters, or replaces them with a backslash and digits, so
+# that the browser would keep a cookie for a path or domain that doesn't exist and never
+# send it back.
 _SENDABLE = r"A-Za-z0-9!#$%&'()*+\-./:<=>?@\[\]^_`{|}~"
 _SENDABLE_WORDS = 'ASCII characters other than control characters and " , ; \\'
 
@@ -161,7 +161,7 @@ DOMAIN = Kind(
 FLAG = Kind("true or false", _flag_value)
 AUTO_FLAG = Kind("true, false or auto", _auto_flag_value)
 SAMESITE = Kind("Lax, Strict, None or empty", _samesite_text)
-#: Of all times, in seconds: three years.
+#: The longest time in seconds: three years.
 LONGEST = 100_000_000
 SECONDS = _whole_number(1, LONGEST, "seconds")
 SHORT = _whole_number(1, 32767, "seconds")
@@ -178,7 +178,7 @@ def suggest(name: str, known: Sequence[str], prefix: str = "") -> str:
     similar = get_close_matches(name.lower(), known, n=1)
     if similar:
         return f"did you mean {prefix}{similar[0]}?"
-    return f"known are {', '.join(prefix + name for name in known)}"
+    return f"the known names are {', '.join(prefix + name for name in known)}"
 
 
 def shown(value: object) -> str:
@@ -186,6 +186,7 @@ def shown(value: object) -> str:
     try:
         text = repr(value)
     except Exception:
-        # Users' own classes, and integers of more than 4300 digits.
+        # That may fail for users' own classes, and for integers of more than 4300
+        # digits.
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 100 else f"{text[:99]}…"

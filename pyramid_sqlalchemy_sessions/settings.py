@@ -90,7 +90,7 @@ class DefaultSettings:
         None, optional(SECONDS), "RenewalMixin", _OWN_RENEWAL
     )
     renewal_try_every: int = _setting(5, SHORT, "RenewalMixin", _OWN_RENEWAL)
-    # Of no mixin: a rotation, which every model has, leaves requests on their way, too.
+    # It has no mixin: rotations, which every model has, overtake requests, too.
     renewal_grace: int = _setting(60, SHORT_OR_ZERO)
     extension_delay: int | None = _setting(
         None, optional(SHORT), "IdleMixin", _OWN_IDLE
@@ -122,9 +122,9 @@ class Setting:
     def parse(self, value: object, prefix: str | None = None) -> Any:
         """Return the value that an ini text or a Python value stands for.
 
-        What was parsed once is parsed into itself. Raises ValueError, and nothing else,
-        which names the setting (as an ini file does, if there is a prefix), the value
-        and what would be valid.
+        A value that has been parsed stays the same. Raises ValueError, and nothing
+        else, which names the setting (as an ini file does, if there is a prefix), the
+        value and what would be valid.
         """
         try:
             return self.convert(value)
@@ -202,9 +202,9 @@ def check_combination(settings: DefaultSettings, prefix: str | None = None) -> N
 def _browsers_demand(settings: DefaultSettings) -> Iterator[tuple[str, str, object]]:
     """Yield reason, setting and value of what browsers insist on for our cookie.
 
-    The prefixes are those of RFC 6265bis, section 4.1.3, in any case: browsers ignore
-    it (section 5.4). Partitioned is that of CHIPS (draft-cutler-httpbis-partitioned-
-    cookies, section 2.1).
+    The prefixes are those of RFC 6265bis, section 4.1.3, in upper or lower case, which
+    browsers ignore (section 5.4). Partitioned is that of CHIPS
+    (draft-cutler-httpbis-partitioned- cookies, section 2.1).
     """
     if settings.cookie_samesite == "None":
         yield "cookie_samesite with the value None", "cookie_secure", True
@@ -221,7 +221,7 @@ def _browsers_demand(settings: DefaultSettings) -> Iterator[tuple[str, str, obje
 
 
 def assigned(name: str, value: object, prefix: str | None = None) -> str:
-    """Return a setting with its value, as an ini file or (no prefix) Python has it."""
+    """Return a setting with its value, as in an ini file or (no prefix) Python."""
     spelled = _spelled(name, value, prefix)
     return f"{name}={spelled}" if prefix is None else f"{prefix}{name} = {spelled}"
 

@@ -34,13 +34,14 @@ def settle(
     """Write what a state holds, and what is due for it; the state is clean then.
 
     That's one statement, or none, for each: the session that ended, the changes, what
-    is due. Where another request wrote meanwhile, the changes are made anew on the row
-    as it is now. Raises StaleDataError if they can't be, or if the session was revoked.
+    is due. If another request has written in the meantime, the changes are applied to
+    the row as it is now. Raises StaleDataError if they can't be, or if the session was
+    revoked.
 
     ``due_for`` tells what is due, for a write or a read; ``is_own_deletion`` whether
     the transaction itself may have deleted the row; ``defers`` whether what is due can
     wait until after the commit, if there's nothing else to write, or if it failed.
-    ``insists`` stores a new session also if it's empty.
+    ``insists`` stores a new session even if it's empty.
     """
     table, before, is_rotated = state.config.table, state.loaded, state.is_rotated
     wrote, again = False, None
@@ -71,8 +72,8 @@ def settle(
         elif state.late is not None and state.is_used:
             log.info(
                 "A request came with a cookie that a rotation had replaced a moment"
-                " before: what it did to the session is not stored, and it sets no"
-                " cookie. Usually that's a page that was under way during a login."
+                " before: what it did to the session isn't stored, and it sets no"
+                " cookie. Usually that's a page that was being loaded during a login."
             )
     elif due and due.is_something and (changes or not defers(due, None)):
         again = _keep_up(state, connect(), due, None if changes else defers)
@@ -84,7 +85,7 @@ def settle(
 
 
 def _changes(state: State) -> Row | None:
-    """Return what's to be written of a state that has a row, None if nothing is."""
+    """Return what has to be written of a state that has a row, or None."""
     if state.loaded is None or not state.may_differ:
         return None
     changes = state.changes()
@@ -110,7 +111,7 @@ def _update(
 ) -> bool:
     """Write the changes of a state that has a row.
 
-    Tell whether the browser is to have the same cookie with other attributes.
+    Tell whether the browser gets the same cookie with other attributes.
     """
     table = state.config.table
     while changes is not None and state.loaded is not None:
@@ -134,13 +135,13 @@ def _keep_up(
     due: Due,
     defers: Callable[[Due, DBAPIError | None], bool] | None,
 ) -> Ticket | None:
-    """Do what is due; return what the cookie is to carry then."""
+    """Do what's due; return what the cookie carries then."""
     assert state.loaded is not None
     try:
         hit = state.config.table.keep_up(connection, state.loaded["id"], due)
     except DBAPIError as exc:
-        # A request that only reads doesn't fail because of it, if the database is
-        # read-only, say. What's left of the transaction is rolled back.
+        # A request that only reads doesn't fail because of this, for instance if the
+        # database is read-only. What's left of the transaction is rolled back.
         if defers is None or not defers(due, exc):
             raise
         return None
@@ -153,7 +154,7 @@ def _keep_up(
 def _make_anew(
     state: State, connection: Connection, is_own_deletion: Callable[[], bool]
 ) -> None:
-    """Do the changes to the row as another request has left it, which is now locked."""
+    """Apply the changes to the row as another request has left it; it's locked now."""
     config, loaded = state.config, state.loaded
     assert loaded is not None
     patch = Patch.between(State(config, loaded), state)
@@ -162,10 +163,10 @@ def _make_anew(
     if row is None:
         if not is_own_deletion():
             raise StaleDataError(
-                "the session was revoked since this request read it; nothing of this"
-                " transaction is stored"
+                "the session has been revoked since this request read it; nothing of"
+                " this transaction is stored"
             )
-        # The application deleted it, with its user, say: what's left is a new one.
+        # The application deleted it, perhaps with its user: what's left is a new one.
         fresh.ended = (End(loaded, state.by, "deleted"),)
     else:
         obstacle = patch.clash(fresh)
@@ -194,7 +195,7 @@ def _rotation(state: State, now: int) -> Row:
 
 
 def born(state: State) -> Row:
-    """Return the row with which a new session begins."""
+    """Return the row that a new session starts with."""
     config, settings, now = state.config, state.settings, state.config.clock()
     row: Row = dict.fromkeys(config.table.scalars)
     for feature in config.features:

@@ -19,7 +19,7 @@ __all__ = ["End", "State"]
 class End(NamedTuple):
     """A session that was ended."""
 
-    #: What is to be deleted, None for a session that wasn't stored.
+    #: What has to be deleted, or None for a session that wasn't stored.
     row: Row | None
     #: The request that ended it, None outside of one.
     request: Any
@@ -28,10 +28,10 @@ class End(NamedTuple):
 
 
 class State:
-    """What a session holds in the present transaction, and what it was loaded with.
+    """What a session holds in the current transaction, and what it was loaded with.
 
     ``loaded`` is the row as the database has it, never changed, None for a new session.
-    ``values`` are the present values of the columns that the application can change,
+    ``values`` are the current values of the columns that the application can change,
     and of ``id`` and ``created``. All other columns are changed by ``settle`` alone.
 
     A state can be copied; the copy shares nothing that can change. That's all there is
@@ -65,10 +65,10 @@ class State:
             self.values.update(id=loaded["id"], created=loaded["created"])
             self.data = Document(table.codec, loaded["data"])
             self.flash = Queues(loaded["flash"])
-        self.seen: set[str] = set()  # columns that were looked at
+        self.seen: set[str] = set()  # columns that were read
         self.by: Any = None  # the request that made or rotated it
         self.is_rotated: bool = False
-        self.is_forced: bool = False  # to be stored, whatever differs
+        self.is_forced: bool = False  # to be stored, even if nothing differs
         self.is_used: bool = False  # a method was called that changes something
 
     def copy(self) -> State:
@@ -80,18 +80,18 @@ class State:
         return twin
 
     def become(self, other: State) -> None:
-        """Hold what another state holds, which is not used any more."""
+        """Hold what another state holds, which isn't used any more."""
         vars(self).update(vars(other))
 
     def begun(self) -> State:
-        """Return a copy in which nothing was changed or looked at so far."""
+        """Return a copy in which nothing has been changed or read so far."""
         twin = self.copy()
         twin.data = self.data.begun()
         twin.start_anew()
         return twin
 
     def start_anew(self) -> None:
-        """Forget what was changed and looked at, but for values that were lent."""
+        """Forget what was changed and read, but not which values were lent."""
         self.data.clean(self.data.raw)
         self.flash = self.flash.begun()
         self.seen, self.ended = set(), ()
@@ -106,17 +106,17 @@ class State:
 
     @property
     def settings(self) -> DefaultSettings:
-        """The settings of this session: the factory's, and its own in their place."""
+        """The settings of this session: the factory's, with its own in their place."""
         settings = self._settings
         if settings is None:
             settings = self._settings = self.config.settings_of(self.values)
         return settings
 
     def change_settings(self, settings: DefaultSettings, names: Container[str]) -> None:
-        """Take over the settings with these names.
+        """Use the settings with these names.
 
-        Those of a stored session count from now. They go together with all others, so
-        those count as seen.
+        Timeouts of a stored session count from now. Settings are valid only together,
+        so all the others count as read.
         """
         since = self.values["created"]
         if self.loaded is not None:
@@ -125,7 +125,7 @@ class State:
         self.assign(self.config.columns_for(settings, names, since))
 
     def assign(self, values: Row) -> None:
-        """Give columns that the application can change these values."""
+        """Set columns that the application can change."""
         self.values.update(values)
         self._settings = None
 
@@ -142,18 +142,18 @@ class State:
         self.is_used = True
 
     def forget(self) -> None:
-        """Empty the dict and the flash messages, without a look at them."""
+        """Empty the dict and the flash messages, without reading them."""
         self.data.replace({})
         self.flash.clear()
 
     def rotate(self, request: Any) -> None:
-        """Let the cookie be replaced, if the session has one."""
+        """Have the cookie replaced, if the session has one."""
         if self.loaded is not None:
             self.is_rotated = True
         self.by = request
 
     def clean(self, row: Row) -> None:
-        """Take the row for what the state was loaded with: it has just been written."""
+        """Treat a row that has just been written as what the state was loaded with."""
         self.loaded = row
         self.values["id"] = row["id"]
         self.data.clean(row["data"])
@@ -178,7 +178,7 @@ class State:
 
     @property
     def has_new_attributes(self) -> bool:
-        """Whether the cookie of a stored session is to have other attributes."""
+        """Whether the cookie of a stored session gets other attributes."""
         loaded = self.loaded
         return loaded is not None and any(
             self.values[name] != loaded[name]
@@ -197,7 +197,7 @@ class State:
     def is_stored(self) -> bool:
         """Whether a new session is going to be stored.
 
-        After a late cookie only a login is worth it.
+        After a late cookie, only a login is worth it.
         """
         if self.late is not None and self.values.get("userid") is None:
             return False

@@ -40,10 +40,10 @@ __all__ = ["AsyncSessionStore", "SessionStore", "StoredSession"]
 
 @dataclass(frozen=True)
 class StoredSession:
-    """What a cookie stands for: a copy, which nobody stores.
+    """What a cookie stands for: a copy, which isn't stored.
 
-    ``created`` is in seconds since the epoch. ``userid`` is None if nobody is logged in
-    or the model has no UseridMixin.
+    ``created`` is in seconds since the epoch. ``userid`` is None if no user is logged
+    in or the model has no UseridMixin.
     """
 
     id: uuid.UUID = field(repr=False)
@@ -55,22 +55,22 @@ class StoredSession:
 class SessionStore(StoreBase):
     """The sessions of a factory, by their ids, in the transaction of a dbsession.
 
-    Nothing is committed: that is for whoever began the transaction, and a rollback
-    takes back all that was done. Ids are UUIDs or their texts; anything else names no
-    session. A user's id is converted as ``session.userid`` does it. Each method makes
-    one statement unless it says otherwise. In a request that uses its session in the
-    same transaction, both see and add to the same values. As in a request,
-    InconsistentDataError is raised for a row that another program has spoilt.
+    Nothing is committed: that's left to your code, and a rollback undoes everything.
+    Ids are UUIDs or their texts; anything else isn't found. A user's id is converted in
+    the same way as ``session.userid``. Each method executes one statement unless it
+    says otherwise. If a request uses its session in the same transaction, both see and
+    change the same values. As in a request, InconsistentDataError is raised for a row
+    that another program has spoilt.
 
     ``factory`` is what ``get_session_factory`` or ``session_factory_from_settings``
-    returns; that of an application is ``registry.queryUtility(ISessionFactory)``.
-    Raises ConfigurationError for any other.
+    returns; an application's is ``registry.queryUtility(ISessionFactory)``. Raises
+    ConfigurationError for any other.
     """
 
     # One session.
 
     def get(self, id: uuid.UUID | str) -> dict[Any, Any] | None:
-        """Return a copy of the session's dict, None if it is not there or expired."""
+        """Return a copy of the session's dict, or None if it's missing or expired."""
         key = session_id(id)
         state = None if key is None else self._load(key)
         return None if state is None else state.data.copy().content
@@ -78,7 +78,7 @@ class SessionStore(StoreBase):
     def create(self, data: Mapping[Any, Any]) -> uuid.UUID:
         """Store a new session with this dict, and return its id.
 
-        Raises TypeError for what cannot be stored, ValueError for what is too large.
+        Raises TypeError for what can't be stored, ValueError for what's too large.
         """
         state = State(self._config, None)
         state.data.replace(data)
@@ -90,11 +90,12 @@ class SessionStore(StoreBase):
         return key
 
     def set(self, id: uuid.UUID | str, data: Mapping[Any, Any]) -> None:
-        """Replace the session's dict, and let its idle timeout begin anew.
+        """Replace the session's dict, and restart its idle timeout.
 
-        A request that has loaded the session and writes to it later is refused. Raises
-        KeyError if the session is not there or expired, TypeError for what cannot be
-        stored, ValueError for what is too large.
+        If a request has loaded the session before and writes to it, it's refused if it
+        has read or changed a key that this changes. Raises KeyError if the session is
+        missing or expired, TypeError for what can't be stored, ValueError for what's
+        too large.
         """
         document = State(self._config, None).data
         document.replace(data)
@@ -123,10 +124,10 @@ class SessionStore(StoreBase):
     def open(self, cookie_value: str | bytes | None) -> StoredSession | None:
         """Return the session that the value of a cookie stands for.
 
-        None for everything else: no value, a forged one, one whose session has ended or
-        expired, one that a renewal has replaced. Nothing that a browser can send raises
-        anything, and what is not authentic makes no statement. The session is neither
-        extended nor renewed, and a renewal violation does not end it.
+        Returns None for anything else: no value, a forged one, one whose session has
+        ended or expired, or one that a renewal has replaced. Nothing that a browser can
+        send raises an error, and a value that isn't authentic takes no statement. The
+        session is neither extended nor renewed, and a renewal violation doesn't end it.
         """
         if not isinstance(cookie_value, (str, bytes)):
             return None
@@ -150,11 +151,11 @@ class SessionStore(StoreBase):
     # The sessions of a user.
 
     def of_user(self, userid: Any) -> list[Any]:
-        """Return the user's sessions that are alive, as objects of the model.
+        """Return the user's live sessions, as objects of the model.
 
-        The newest is the first. The library's columns are for reading. None is nobody,
-        and has no sessions. (OWASP ASVS 5.0, 7.5.2: users can view their sessions.)
-        Raises ConfigurationError if the model has no UseridMixin, TypeError if that
+        The newest is the first. The library's columns are read-only. The user None has
+        no sessions. (OWASP ASVS 5.0, 7.5.2: users can view their sessions.) Raises
+        ConfigurationError if the model has no UseridMixin, TypeError if ``userid``
         can't be the id of a user.
         """
         userid = self._userid_for(userid)
@@ -178,7 +179,7 @@ class SessionStore(StoreBase):
             # Not chained: some of these errors quote what is in the row.
             raise InconsistentDataError(
                 "a stored session of this user cannot be read: was it written by"
-                " another program? Correct it, or end the sessions of the user by"
+                " another program? Correct it, or end the sessions of the user with"
                 " revoke_user()"
             ) from None
 
@@ -188,14 +189,13 @@ class SessionStore(StoreBase):
         """End the sessions of a user; return how many there were.
 
         ``keep`` is the one that stays: "log out my other devices" is
-        ``keep=request.session``, also if that one is new. An id will do as well.
-        Whoever has one that was ended is anonymous in the next request. (OWASP ASVS
-        5.0, 7.4.3: the option to terminate all other active sessions after a change of
-        a password.)
+        ``keep=request.session``, even if that's new. It can also be an id. A user whose
+        session was ended is anonymous in the next request. (OWASP ASVS 5.0, 7.4.3: the
+        option to terminate all other active sessions after a change of a password.)
 
-        None is nobody, and has no sessions. Raises ConfigurationError if the model has
-        no UseridMixin, TypeError if that can't be the id of a user, ValueError if the
-        session to keep is of another model.
+        The user None has no sessions. Raises ConfigurationError if the model has no
+        UseridMixin, TypeError if ``userid`` can't be the id of a user, ValueError if
+        the session to keep is of another model.
         """
         userid = self._userid_for(userid)
         key = self._key_to_keep(keep)
@@ -218,12 +218,12 @@ class SessionStore(StoreBase):
 
         A session is as old as its login (``authenticated``), or as itself (``created``)
         if its login isn't known. Expired sessions don't count. ``keep`` stays and takes
-        one of the places, whoever's it is so far: after a login it's
+        one of the places, no matter whose it has been: after a login, it's
         ``request.session``. (OWASP ASVS 5.0, 7.1.2: how many sessions an account may
         have at once.)
 
-        Logins at the same moment have to take turns: lock the user's row first. It
-        takes two statements, one if there's nothing to end.
+        Logins at the same moment have to take turns: lock the user's row first. This
+        takes two statements, or one if there's nothing to end.
 
         Raises ValueError if ``most`` is less than 1, TypeError if it isn't an int, and
         what ``revoke_user`` raises.
@@ -245,21 +245,21 @@ class SessionStore(StoreBase):
         return self._end(true(), lambda each: True)
 
     def delete_expired(self, limit: int | None = None) -> int:
-        """Delete what has expired, ``limit`` sessions at the most; return how many.
+        """Delete expired sessions, ``limit`` at most; return how many.
 
-        That takes a few statements: it is what ``pyramid_session_gc`` does, but in this
-        one transaction. Rows that are locked are left where the database can skip them.
+        That takes a few statements: it's what ``pyramid_session_gc`` does, but in this
+        one transaction. Locked rows are left if the database can skip them.
         """
         if limit is not None and limit < 0:
-            raise ValueError(f"limit must not be negative, and is {limit}")
+            raise ValueError(f"limit must not be negative, but is {limit}")
         connection = self._config.table.connection(self._dbsession)
         report = Report.wanted(self._config, partial(tell, self._dbsession))
         number = sum(
             delete_expired(connection, self._config, limit=limit, report=report)
         )
         if number:
-            # So that zope.sqlalchemy, which is told of no statement of a connection,
-            # commits.
+            # So that zope.sqlalchemy commits, which doesn't notice a connection's
+            # statements.
             self._execute(delete(self._model).where(false()))
         return number
 
@@ -269,10 +269,10 @@ _T = TypeVar("_T")
 
 
 class AsyncSessionStore:
-    """A SessionStore over an AsyncSession: the same methods, to be awaited.
+    """A SessionStore on an AsyncSession: the same methods, to be awaited.
 
-    The objects that ``of_user`` returns load nothing later on, as is the way of an
-    AsyncSession: what is not there is an error.
+    As usual with an AsyncSession, the objects that ``of_user`` returns can't load
+    anything later: attributes that aren't loaded raise errors.
     """
 
     def __init__(
@@ -283,14 +283,14 @@ class AsyncSessionStore:
         if not hasattr(dbsession, "run_sync"):
             raise TypeError(
                 "AsyncSessionStore takes an AsyncSession, not"
-                f" {type(dbsession).__name__}; for a Session there is SessionStore"
+                f" {type(dbsession).__name__}; for a Session, use SessionStore"
             )
         self._dbsession = dbsession
         self._factory = factory
         self._config = config_of(factory)
 
     async def get(self, id: uuid.UUID | str) -> dict[Any, Any] | None:
-        """Return a copy of the session's dict, None if it is not there or expired."""
+        """Return a copy of the session's dict, or None if it's missing or expired."""
         return await self._run(SessionStore.get, id)
 
     async def create(self, data: Mapping[Any, Any]) -> uuid.UUID:
@@ -298,7 +298,7 @@ class AsyncSessionStore:
         return await self._run(SessionStore.create, data)
 
     async def set(self, id: uuid.UUID | str, data: Mapping[Any, Any]) -> None:
-        """Replace the session's dict, and let its idle timeout begin anew."""
+        """Replace the session's dict, and restart its idle timeout."""
         await self._run(SessionStore.set, id, data)
 
     async def delete(self, id: uuid.UUID | str) -> bool:
@@ -310,7 +310,7 @@ class AsyncSessionStore:
         return await self._run(SessionStore.open, cookie_value)
 
     async def of_user(self, userid: Any) -> list[Any]:
-        """Return the user's sessions that are alive, as objects of the model."""
+        """Return the user's live sessions, as objects of the model."""
         return await self._run(SessionStore.of_user, userid)
 
     async def revoke_user(
@@ -330,7 +330,7 @@ class AsyncSessionStore:
         return await self._run(SessionStore.delete_all)
 
     async def delete_expired(self, limit: int | None = None) -> int:
-        """Delete what has expired, ``limit`` sessions at the most; return how many."""
+        """Delete expired sessions, ``limit`` at most; return how many."""
         return await self._run(SessionStore.delete_expired, limit)
 
     @property

@@ -64,7 +64,7 @@ class StoreBase:
         if not isinstance(dbsession, DBSession):
             raise TypeError(
                 "SessionStore takes an SQLAlchemy Session, not"
-                f" {type(dbsession).__name__}; for an AsyncSession there is"
+                f" {type(dbsession).__name__}; for an AsyncSession, use"
                 " AsyncSessionStore"
             )
         self._dbsession = dbsession
@@ -74,7 +74,7 @@ class StoreBase:
     def expired(self) -> ColumnElement[bool]:
         """The SQL for "this session has expired by now", for queries of your own.
 
-        Timeouts that sessions have of their own count. It is true or false, never NULL.
+        Sessions' own timeouts count, too. It's true or false, never NULL.
         """
         return expired_by_now(self._config)
 
@@ -90,16 +90,16 @@ class StoreBase:
         return {self._columns[name]: value for name, value in values.items()}
 
     def _as_stored(self, key: uuid.UUID, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the values as the row holds them. ValueError for what is too large."""
+        """Return the values as the row holds them. ValueError for what's too large."""
         table = self._config.table
         stored = table.as_stored(key, values)
         table.refuse_excess(table.connection(self._dbsession), stored)
         return stored
 
     def _execute(self, statement: Any) -> int:
-        """Execute what changes rows; return how many it changed.
+        """Execute a statement that changes rows; return how many it changed.
 
-        It is a statement of the ORM, because of those zope.sqlalchemy is told.
+        It's a statement of the ORM, because zope.sqlalchemy notices those.
         """
         with hushed():
             result: Any = self._dbsession.execute(statement, execution_options=_BY_ROW)
@@ -115,7 +115,7 @@ class StoreBase:
             return list(self._dbsession.scalars(statement).unique())
 
     def _load(self, key: uuid.UUID) -> State | None:
-        """Return the state of a session that is there and has not expired."""
+        """Return the state of a session that exists and hasn't expired."""
         state = self._known(key)
         if state is None:
             table = self._config.table
@@ -126,7 +126,7 @@ class StoreBase:
         return state if self._is_alive(state) else None
 
     def _update(self, key: uuid.UUID, stored: Mapping[str, Any]) -> bool:
-        """Replace the dict of a row; tell whether it is there and alive."""
+        """Replace the dict of a row; tell whether it exists and hasn't expired."""
         config, columns = self._config, self._columns
         values = {**stored, "version": columns["version"] + 1}
         now = literal(config.clock(), BigInteger)
@@ -147,8 +147,8 @@ class StoreBase:
     def _delete(self, condition: ColumnElement[bool]) -> int:
         """End sessions by their rows; return how many there were.
 
-        If somebody wants to be told of each, that takes a statement more where the
-        database does not say what it deletes.
+        If there are subscribers, that takes one more statement on a database that
+        doesn't say what it deletes.
         """
         statement = delete(self._model).where(condition)
         if not is_heard(get_current_registry(), SessionRevokedEvent):
@@ -185,7 +185,7 @@ class StoreBase:
             return is_users
         dialect = self._config.table.connection(self._dbsession).dialect.name
         if dialect in MYSQL:
-            # The binary collations, too, take a text with a blank at its end for equal.
+            # Even for binary collations, a text with a blank at its end is equal.
             text = func.convert(column.op("USING")(literal_column("utf8mb4")))
             is_exact: ColumnElement[bool] = (
                 func.hex(text) == userid.encode().hex().upper()
@@ -203,12 +203,12 @@ class StoreBase:
             return key
         if not isinstance(keep, Session):
             raise TypeError(
-                "keep is a session, such as request.session, or the id of one, not"
+                "keep must be a session, such as request.session, or an id, not"
                 f" {type(keep).__name__}"
             )
         if keep.model_class is not self._model:
             raise ValueError(
-                f"the session to keep is a {keep.model_class.__qualname__}, and this"
+                f"the session to keep is a {keep.model_class.__qualname__}, but this"
                 f" store has sessions of {self._model.__qualname__}"
             )
         return keep.id
@@ -223,9 +223,9 @@ class StoreBase:
             self._is_unknown() & self._is_users(userid), ~self.expired
         )
         if self._config.table.connection(self._dbsession).dialect.name in MYSQL:
-            # A transaction that has read before would see what was there then.
+            # A transaction that has read before would see what was there at that time.
             statement = statement.with_for_update()
-        # Of those that are as old, the ones that this transaction has come last.
+        # Among those of the same age, the ones of this transaction come last.
         found: list[tuple[int, bool, uuid.UUID, State | None]] = [
             (begun, False, key, None) for key, begun in self._rows(statement)
         ]
@@ -257,7 +257,7 @@ class StoreBase:
         return [] if unit is None else unit.states_of(self._model)
 
     def _known(self, key: uuid.UUID) -> State | None:
-        """Return the state of a session that is known, also if it was ended."""
+        """Return the state of a session that's known, even if it has ended."""
         return next((each for each in self._all_known() if _was(each, key)), None)
 
     def _is_unknown(self) -> ColumnElement[bool]:
@@ -283,7 +283,7 @@ class StoreBase:
         """End sessions by their states; return how many have a row."""
         number = 0
         for state in self._all_known():
-            # A new one that wasn't changed is not going to be stored anyway.
+            # A new one that wasn't changed isn't going to be stored anyway.
             if (state.loaded is not None or state.is_used) and is_meant(state):
                 number += state.loaded is not None
                 self._touch(state)
@@ -293,9 +293,9 @@ class StoreBase:
 
 def check_number(most: Any) -> None:
     if not isinstance(most, int) or isinstance(most, bool):
-        raise TypeError(f"most is an int, not {type(most).__name__}")
+        raise TypeError(f"most must be an int, not {type(most).__name__}")
     if most < 1:
-        raise ValueError(f"most must be at least 1, and is {most}")
+        raise ValueError(f"most must be at least 1, but is {most}")
 
 
 def config_of(factory: SessionFactory) -> SessionConfig:

@@ -52,9 +52,9 @@ class Table:
     """What the library reads from and writes to the table of one model.
 
     Rows go in and out as plain dicts, from the names of the library's columns to
-    their values: no mapped object is made, nor anything of the user's run, unless
-    the model declares relationships to be loaded eagerly by a join. Then the
-    mapped object is loaded, so that they arrive in the same statement.
+    their values: no mapped object is made, and no code of the user's runs, unless the
+    model has relationships that are loaded eagerly by a join. Then the mapped object is
+    loaded, so that they arrive in the same statement.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Table:
         self._expire, self._now = prefix + "expire", prefix + "now"
         self._timeout = prefix + "timeout"
         self._keys = {name: column.key for name, column in columns.items()}
-        # Not a join or a subquery: each column was found in it.
+        # It isn't a join or a subquery, since each column was found in it.
         table: Any = mapper.local_table
         self._table = table
         is_row = columns["id"] == bindparam(self._id, type_=columns["id"].type)
@@ -115,8 +115,8 @@ class Table:
         )
         self._select_locked = self._select.with_for_update(of=table)
         version = columns["version"]
-        # The first statement that writes makes SQLite's transaction one that waits for
-        # others instead of failing; it has no FOR UPDATE.
+        # SQLite has no FOR UPDATE. But if a transaction's first statement writes, it
+        # waits for others instead of failing.
         self._take_write_lock = (
             update(table).where(is_row).values({version.key: version})
         )
@@ -145,7 +145,7 @@ class Table:
     def _is_eager(self) -> bool:
         """Whether the model has relationships that are loaded by a join.
 
-        Not asked before the first request: by then all models are defined.
+        That's not asked before the first request: by then, all models are defined.
         """
         relationships = self.mapper.relationships
         return any(each.lazy in ("joined", False) for each in relationships)
@@ -159,9 +159,9 @@ class Table:
     ) -> Connection:
         """Return the connection that the dbsession uses for the model.
 
-        A session that routes by the statement, as in SQLAlchemy's documentation, is
-        told whether it ``writes``: then it sees an UPDATE, also before an INSERT.
-        ``options`` are for a connection that the dbsession does not have yet.
+        If it ``writes``, a dbsession that routes by the statement, as in SQLAlchemy's
+        documentation, is shown an UPDATE, even before an INSERT. ``options`` are for a
+        connection that the dbsession doesn't have yet.
         """
         arguments = self._for_writing if writes else self._for_reading
         if options:
@@ -184,10 +184,11 @@ class Table:
         key: uuid.UUID,
         lock: bool,
     ) -> tuple[Row | None, Any]:
-        """Return the row with the id ``key``, None if there is none, in one SELECT.
+        """Return the row with the id ``key`` in one SELECT, or None if there is none.
 
-        And the mapped object, if it came along. ``lock``: for an attempt after a
-        conflict, others wait until this transaction ends.
+        The mapped object is also returned if it's there already, or came along. With
+        ``lock``, for an attempt after a conflict, others wait until this transaction
+        ends.
         """
         if lock and connection.dialect.name == "sqlite":
             run(connection, self._take_write_lock, {self._id: key})
@@ -196,7 +197,7 @@ class Table:
             identity = self.mapper.identity_key_from_primary_key((key,))
             known = dbsession.identity_map.get(identity)
         if known is not None or not self._is_eager:
-            # What the database says now, not what an object was a while ago.
+            # What the database holds now, not what an object held a while ago.
             return self.load_plain(connection, key, lock), known
         statement = self._select_instance_locked if lock else self._select_instance
         try:
@@ -233,7 +234,7 @@ class Table:
         return self._checked(row)
 
     def _checked(self, row: Row) -> Row:
-        """Return the row that was read if it holds what it can hold."""
+        """Return a row that was read, or raise if it holds something impossible."""
         check_row(self._rules, row)
         return row if self.seal is None else self.seal.unopened(row)
 
@@ -242,7 +243,7 @@ class Table:
         return values if self.seal is None else self.seal.sealed(key, values)
 
     def _explain(self, connection: Connection, key: uuid.UUID) -> None:
-        """Find the column that cannot be read, if it is one of the library's."""
+        """Find the column that can't be read, if it's one of the library's."""
         for rule in self._rules:
             try:
                 statement = select(self.columns[rule.name]).where(self._is_row)
@@ -252,7 +253,7 @@ class Table:
                 raise cannot_be_read(rule.name, rule.type_name) from None
 
     def refuse_excess(self, connection: Connection, values: dict[str, Any]) -> None:
-        """Raise ValueError if a column cannot hold its value."""
+        """Raise ValueError if a column can't hold its value."""
         dialect = connection.dialect
         limits = self._limits.get(dialect.name)
         if limits is None:
@@ -262,7 +263,7 @@ class Table:
             refuse_packet(self.columns, values, connection)
 
     def insert(self, connection: Connection, row: Row) -> None:
-        """Insert a row. ValueError for what the columns cannot hold."""
+        """Insert a row. Raises ValueError for what the columns can't hold."""
         row = self.as_stored(row["id"], row)
         self.refuse_excess(connection, row)
         run(connection, self._insert, self._by_key(row))
@@ -277,16 +278,16 @@ class Table:
     ) -> bool:
         """Change and extend a row; tell whether it had the version that was loaded.
 
-        And, if the cookie is to stay ``as it is``, the renewal ids. ValueError for what
-        the columns cannot hold.
+        If the cookie ``is_as_it_is``, the renewal ids must be the same, too. Raises
+        ValueError for what the columns can't hold.
         """
         changes = self.as_stored(stored["id"], changes)
         self.refuse_excess(connection, changes)
         parameters = {self._id: stored["id"], self._version: stored["version"]}
         statement = self._update
         if "rotated_from" in changes:
-            # What the database has now: a renewal may have replaced what was loaded.
-            # MariaDB assigns from left to right.
+            # This is what the database has now: a renewal may have replaced what was
+            # loaded. MariaDB assigns from left to right.
             columns = self.columns
             now = [(columns["rotated_from"], columns["renewal_id"])]
             statement = statement.ordered_values(
@@ -311,7 +312,7 @@ class Table:
         return run(connection, self._delete, {self._id: key}).rowcount == 1
 
     def keep_up(self, connection: Connection, key: uuid.UUID, due: Due) -> bool:
-        """Do what is due, unless another request has done it; tell which.
+        """Do what's due unless another request has done it; tell whether this did.
 
         ``idle_expire`` never goes back.
         """

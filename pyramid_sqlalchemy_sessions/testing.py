@@ -1,4 +1,4 @@
-"""Helps to test applications: real requests that leave nothing behind, and a double."""
+"""Helpers for tests: real requests that leave nothing behind, and a dummy session."""
 
 from __future__ import annotations
 
@@ -32,14 +32,13 @@ __all__ = ["DummySession", "later", "rolled_back"]
 def rolled_back(
     engine: Engine, *session_factories: sessionmaker[Any]
 ) -> Generator[Connection]:
-    """Let requests commit, and take all of it back in the end.
+    """Let requests commit, and roll everything back in the end.
 
     Begins a transaction on a connection, which is returned, and rolls it back.
-    Meanwhile the dbsessions of the factories (SQLAlchemy's, such as
-    ``app.registry["dbsession_factory"]``) use that connection, and what they take for
-    a transaction is a savepoint on it: what a request commits is there for the next
-    one. On SQLite, whose driver begins transactions too late for savepoints, this
-    begins one itself.
+    In between, the dbsessions of the factories (SQLAlchemy's, such as
+    ``app.registry["dbsession_factory"]``) use that connection, and their transactions
+    are savepoints on it: what a request commits is there for the next one. On SQLite,
+    whose driver begins transactions too late for savepoints, this begins one itself.
     """
     with ExitStack() as stack:
         connection = stack.enter_context(engine.connect())
@@ -72,9 +71,9 @@ def _driver(connection: Connection) -> Any:
 
 @contextmanager
 def later(seconds: float) -> Generator[None]:
-    """Let the clock of all sessions be ahead by some seconds, in a ``with`` block.
+    """Set the clock of all sessions ahead by some seconds, in a ``with`` block.
 
-    No other clock is.
+    No other clock is changed.
     """
     now = vars(session_config)["time"].time
     ahead = SimpleNamespace(time=lambda: now() + seconds)
@@ -85,13 +84,13 @@ def later(seconds: float) -> Generator[None]:
 class DummySession(Session):
     """A session in memory, for ``pyramid.testing.DummyRequest``.
 
-    It is the real session without a database, a cookie and a transaction: calls are
+    It's the real session without a database, a cookie and a transaction: calls are
     checked as usual, and nothing is stored. It holds the ``data``, and belongs to the
-    user with the ``userid``. ``new`` tells whether it behaves as one that is not stored
+    user with the ``userid``. ``new`` says whether it behaves like one that isn't stored
     yet.
 
-    It has all features. With a ``model_class`` it has those of that model, which needs
-    no table.
+    It has all features. With a ``model_class``, it has those of that model, which
+    doesn't need a table.
     """
 
     __slots__ = ()
@@ -133,7 +132,7 @@ class _Memory:
         return value
 
     def persist(self) -> None:
-        """Make the session one that is there already."""
+        """Make the session one that's already stored."""
         if self._state.loaded is None:
             self._state.clean(born(self._state))
 
@@ -141,7 +140,7 @@ class _Memory:
         """Return what is due: nothing, since time doesn't pass here."""
 
     def instance(self) -> Any:
-        """Return an object of the model, in no dbsession; None while there is none."""
+        """Return an object of the model without a dbsession, or None while it's new."""
         row = self._state.loaded
         if row is None:
             return None

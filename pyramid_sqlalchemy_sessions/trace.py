@@ -1,4 +1,4 @@
-"""What a request did with its session, told in order: for the panel and for a log."""
+"""What a request did with its session, in order: for the panel and for a log."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["TRACES", "Note", "Trace", "call_text", "log", "shown", "span"]
 #: At DEBUG it gets one line for each request that uses its session.
 log: logging.Logger = logging.getLogger(__name__)
 
-#: Where the environ has a list if the traces of the request are to be kept.
+#: Where the environ has a list if the traces of the request are kept.
 TRACES = "pyramid_sqlalchemy_sessions.traces"
 
-#: More changes than these are counted, but not shown.
+#: More changes than this are counted, but not shown.
 MOST_CHANGES = 200
 
 #: The longest text for a value, in characters.
@@ -37,7 +37,7 @@ class Note(NamedTuple):
     text: str
     #: The line of the application that did it, if one did.
     line: Line | None = None
-    #: For what became of the changes, how good that is, in the words of Bootstrap:
+    #: If it says what happened to the changes, how good that is, in Bootstrap's words:
     #: "success", "info", "warning" or "danger". None for everything else.
     style: str | None = None
 
@@ -56,7 +56,7 @@ class Trace:
 
     @property
     def fates(self) -> list[Note]:
-        """What became of the changes, in order."""
+        """What happened to the changes, in order."""
         return [note for note in self.notes if note.style is not None]
 
     def note(
@@ -97,7 +97,7 @@ class Trace:
 
 
 class _Short(reprlib.Repr):
-    """Shortens values. It calls no code of the application, which might do anything."""
+    """Shortens values, but runs no code of the application, which might do anything."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ _SHORT = _Short()
 
 
 def shown(value: Any) -> str:
-    """Return a short text for a value: of other types than plain ones the type."""
+    """Return a short text for a value, or for its type if it isn't a plain one."""
     text = _SHORT.repr(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 

@@ -48,10 +48,10 @@ def visit_for(config: SessionConfig, request: Any) -> Visit:
 
 
 _VERDICTS = {
-    None: "unknown: there is no such session, or no more",
+    None: "unknown: there's no such session, or not any more",
     Verdict.VALID: "good",
     Verdict.EXPIRED: "expired",
-    Verdict.USELESS: "replaced: it is no longer that of its session",
+    Verdict.USELESS: "replaced: its session has another one now",
     Verdict.LATE: "late: a login or a rotation replaced it a moment ago, so the session"
     " is empty, and only a login is stored",
     Verdict.VIOLATED: "violation: it was copied, so its session is deleted",
@@ -78,16 +78,16 @@ class _TracedFinder(Finder):
 
 
 class _TracedVisit(Visit):
-    """Tells its trace what the session asks for, and what becomes of it."""
+    """Notes in its trace what the session asks for, and what happens to it."""
 
     finder_class = _TracedFinder
 
     def __init__(self, config: SessionConfig, request: Any, trace: Trace):
         super().__init__(config, request)
         self._trace = trace
-        self._row: Any = self  # the last one that was told of
-        self._call: FrameType | None = None  # the last one that was told of
-        self._keys: set[Any] = set()  # of the changes that were told of
+        self._row: Any = self  # the last one that was noted
+        self._call: FrameType | None = None  # the last one that was noted
+        self._keys: set[Any] = set()  # of the changes that were noted
         self._outcomes: list[Outcome] = []  # that wait for the commit
         self._response: Any = None
         #: How many changes are neither stored nor lost so far: those in the
@@ -192,7 +192,7 @@ class _TracedVisit(Visit):
         return super().snapshot(), self._inside, self._keys.copy(), [*self._outcomes]
 
     def restore(self, snapshot: Any) -> None:
-        if snapshot is None:  # which is said of each savepoint first
+        if snapshot is None:  # which comes first for each savepoint
             line = line_of_call(present_calls()[-1])
             text = "by the application: to a savepoint, or the whole dbsession"
             self._trace.note("rolled back", text, line)
@@ -211,17 +211,15 @@ class _TracedVisit(Visit):
         if any(each.wrote for each in self._outcomes):
             return
         if not (self._inside or self._outside):
-            self._trace.note(
-                "unchanged", "the session was only looked at", None, "info"
-            )
+            self._trace.note("unchanged", "the session was only read", None, "info")
         elif state.late is not None:
-            text = "the cookie came too late, and nobody logged in"
+            text = "the cookie came too late, and no user logged in"
             self._trace.note("not stored", text, None, "warning")
         elif state.loaded is None:
             text = "a new session with nothing in it"
             self._trace.note("not stored", text, None, "warning")
         else:
-            text = "everything is as it was stored before"
+            text = "everything is the same as what was stored before"
             self._trace.note("unchanged", text, None, "info")
 
     def _note_rollback(self, unit: Unit) -> None:
@@ -229,7 +227,7 @@ class _TracedVisit(Visit):
         if unit.transaction.isDoomed():
             text = "the transaction was doomed"
         elif isinstance(error, AbortWithResponse):
-            text = f"tm.commit_veto said so of the response {error.response.status}"
+            text = f"tm.commit_veto rejected the response {error.response.status}"
         elif error is not None:
             text, line = _raised(error), line_of_error(error)
         elif unit.is_written:
@@ -240,7 +238,7 @@ class _TracedVisit(Visit):
                 line_of_call(present_calls()[-1]),
             )
         if not self._inside:
-            text += "; nothing of the session had been changed in it"
+            text += "; the session hadn't been changed in it"
         style = "danger" if self._inside else "info"
         self._trace.note("rolled back", text, line, style)
 
@@ -263,7 +261,7 @@ class _TracedVisit(Visit):
         elif self._inside or self._outside:
             trace.note("not stored", "see the log", style="danger")
         elif not trace.fates:
-            trace.note("unchanged", "the session was only looked at", style="info")
+            trace.note("unchanged", "the session was only read", style="info")
         trace.note("sent", self._sent())
         if log.isEnabledFor(logging.DEBUG):
             trace.write_log(request)
@@ -273,7 +271,7 @@ class _TracedVisit(Visit):
     def _received(self) -> str:
         error = self.config.cookie.read(self.request).error
         if isinstance(error, CookieCryptoError):
-            return "not ours: none of the keys has made it"
+            return "not ours: none of the keys made it"
         if error is not None:
             return "not ours: it's malformed"
         finder, causes = (
@@ -291,7 +289,7 @@ class _TracedVisit(Visit):
         )
 
     def _sent(self) -> str:
-        """Return the header that sets the cookie, but for the value."""
+        """Return the header that sets the cookie, without the value."""
         if self._response is None:
             return "no response was made"
         name = f"{self.config.cookie.name}="
@@ -306,7 +304,7 @@ class _TracedVisit(Visit):
 def _age(state: State, row: Row) -> str:
     """Return how old a session is, and what time it has left."""
     config, now = state.config, state.config.clock()
-    text = f"begun {span(now - row['created'])} ago, version {row['version']}"
+    text = f"started {span(now - row['created'])} ago, version {row['version']}"
     for each in config.timeouts:
         end = each.ends(row, state.settings)
         if end is not None:
@@ -327,14 +325,14 @@ def _written(outcome: Outcome) -> tuple[str, str]:
         return "kept up", f"nothing was changed, but {', '.join(columns)} was due"
     text = f"{', '.join(columns) or 'nothing'} (version {after['version']})"
     if after["version"] > before["version"] + 1:
-        text += "; merged with what another request stored meanwhile"
+        text += "; merged with what another request has stored"
     return "stored", text
 
 
 def _raised(error: BaseException) -> str:
-    """Return what an error is. The messages of most can hold anything."""
+    """Return what an error is. Most messages can hold anything."""
     name = type(error).__qualname__
     if isinstance(error, (StaleDataError, InconsistentDataError)):
         return f"{name}: {error}"
-    raised = "a response that was raised, and not returned"
+    raised = "a response that was raised instead of returned"
     return f"{name}, {raised}" if IResponse.providedBy(error) else f"{name} was raised"

@@ -15,7 +15,7 @@ from .discretion import hushed
 
 __all__ = ["Turn", "skips_locked"]
 
-#: For how many seconds a batch is tried again while others are in its way.
+#: How many seconds a batch is tried again while others are in its way.
 PATIENCE = 60.0
 
 _P = ParamSpec("_P")

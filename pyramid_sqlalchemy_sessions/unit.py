@@ -39,9 +39,9 @@ class Unit:
     """Stores the sessions of one transaction when it commits.
 
     The unit writes in the phase ``commit`` of the two-phase protocol: by then the
-    application's own changes are flushed, SQLAlchemy's data manager has not yet
-    committed, and whatever fails rolls back everything. There is one unit in a
-    transaction, and in it one state for each row.
+    application's own changes are flushed, SQLAlchemy's data manager hasn't committed
+    yet, and any failure rolls back everything. There is one unit in a transaction, and
+    in it one state for each row.
     """
 
     def __init__(self, manager: Any, transaction: Any):
@@ -127,7 +127,7 @@ class Unit:
         return state
 
     def add(self, state: State) -> None:
-        """Take the state of a session that has no row yet."""
+        """Add the state of a session that has no row yet."""
         self._states[id(state)] = state
 
     def dbsession_of(self, state: State) -> Session | None:
@@ -151,7 +151,7 @@ class Unit:
     # Participants, and their dbsessions.
 
     def enlist(self, participant: Participant) -> None:
-        """Let it take part in what becomes of the transaction."""
+        """Let it take part in the transaction."""
         self._participants.append(participant)
 
     def watch(self, dbsession: Session) -> None:
@@ -175,15 +175,15 @@ class Unit:
         self._is_busy = True
         self._dbsessions[state] = dbsession
         if not dbsession.in_transaction():
-            # So that a rollback of the application's is heard of; it takes no
-            # connection yet.
+            # So that a rollback by the application is noticed; it takes no connection
+            # yet.
             dbsession.begin()
 
     def _join_dbsessions(self) -> None:
-        """Bring the dbsessions into the transaction while that is possible.
+        """Bring the dbsessions into the transaction while that's possible.
 
-        Whatever goes wrong is raised in ``commit``: after an error in this hook
-        pyramid_tm would abort nothing.
+        Errors are raised in ``commit``: after an error in this hook, pyramid_tm
+        wouldn't abort anything.
         """
         try:
             for participant in self._participants:
@@ -196,8 +196,8 @@ class Unit:
                 if dbsession.twophase:  # it asks before we write
                     mark_changed(dbsession, self.transaction_manager)
                 else:
-                    # Not there yet if zope.sqlalchemy does not know the dbsession, or
-                    # kept it, with its transaction, after the one before.
+                    # It isn't there yet if zope.sqlalchemy doesn't know the dbsession,
+                    # or kept it, with its transaction, after the previous one.
                     join_transaction(
                         dbsession, transaction_manager=self.transaction_manager
                     )
@@ -262,7 +262,7 @@ class Unit:
             each.stage(outcome if is_its else outcome._replace(again=None))
 
     def wrote(self, dbsession: Session) -> None:
-        """Tell zope.sqlalchemy of Core statements, of which it hears nothing."""
+        """Tell zope.sqlalchemy about Core statements, which it doesn't notice."""
         mark_changed(dbsession, self.transaction_manager)
         begun = dbsession.get_transaction()
         if begun is not None and begun not in self._wrote_in:
@@ -280,7 +280,7 @@ class Unit:
         committed = not any(begun.is_active for begun in self._wrote_in)
         if not committed:
             log.error(
-                "The session is not stored, and no cookie is sent: the request's"
+                "The session isn't stored, and no cookie is sent: the request's"
                 " transaction has been committed, but the dbsession is in another one."
                 " Pass the request's transaction manager to zope.sqlalchemy:"
                 " register(dbsession, transaction_manager=request.tm)."
@@ -319,7 +319,7 @@ class Unit:
         )
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Go back to what was when the snapshot was taken."""
+        """Go back to when the snapshot was taken."""
         self.forget()
         states, participants = snapshot
         for name, (state, copy) in states.items():

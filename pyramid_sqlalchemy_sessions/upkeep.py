@@ -15,19 +15,20 @@ from .table import Row
 
 __all__ = ["Accepted", "due_for", "end_of", "expiry_of", "note_witnesses", "verdict_on"]
 
-#: The tickets that were judged in a request, retries included, with what they were
-#: good for: the last rotation of the row. None: they came too late.
+#: The tickets that were judged in a request, retries included, with what they were good
+#: for: the last rotation of the row, or None if they came too late.
 Accepted = dict[Ticket, Any]
 
-#: A cookie with a max-age is sent again when this part of it has passed.
+#: A cookie with a max-age is sent again when a tenth of it has passed.
 _A_TENTH = 10
 
 
 def verdict_on(state: State, ticket: Ticket, now: int, accepted: Accepted) -> Verdict:
     """Judge a session that was loaded with the ticket.
 
-    A cookie that was good when the request came is so in its next attempt, whatever
-    was renewed meanwhile. If the session was rotated meanwhile, it came too late.
+    A cookie that was good when the request came is still good in its next attempt,
+    whatever was renewed in the meantime. If the session was rotated in the meantime, it
+    came too late.
     """
     row = state.loaded
     assert row is not None
@@ -98,7 +99,7 @@ def _send_again(
 ) -> Due | None:
     """Send a cookie with a max-age again, so that it lasts while it's used.
 
-    Only the one that the row has; if a candidate is out, that one has its own times.
+    Only the row's own one is sent; if there's a candidate, that has its own times.
     """
     due = due or Due({}, {})
     if due.ticket is not None:
@@ -125,7 +126,7 @@ def _send_again(
 
 
 def note_witnesses(state: State) -> None:
-    """Note what the request tells, if the session is new or has another user."""
+    """Note facts of the request if the session is new or has another user."""
     config, row = state.config, state.loaded
     is_another = row is None or state.values.get("userid") != row.get("userid")
     if config.witnesses and is_another and state.by is not None:

@@ -9,7 +9,7 @@ from .host import leave_unextended
 from .setting_kinds import shown
 
 if TYPE_CHECKING:
-    # Pyramid comes without types: what type checkers may know of it.
+    # Pyramid has no types, so this is what type checkers see.
     HTTPForbidden = Exception
 else:
     from pyramid.httpexceptions import HTTPForbidden
@@ -36,14 +36,15 @@ def includeme(config: Any) -> None:
     """Add two options to ``config.add_view`` and ``@view_config``.
 
     ``extend_session=False``: the view neither extends the session nor starts to renew
-    its cookie. That's for what a page asks by itself now and then, without its user.
+    its cookie. That's for requests that a page makes by itself now and then, without
+    its user.
 
     ``fresh=seconds``: the view raises FreshLoginRequired unless the user has proved who
     they are, with ``remember``, in the last ``seconds``. (OWASP ASVS 5.0, 7.5.1: full
     re-authentication before sensitive changes.)
 
-    ``config.include("pyramid_sqlalchemy_sessions")`` includes this. ConfigurationError
-    for another value.
+    ``config.include("pyramid_sqlalchemy_sessions")`` includes this. Other values raise
+    ConfigurationError.
     """
     config.add_view_deriver(_extend_session, name="extend_session")
     config.add_view_deriver(_fresh, name="fresh")
@@ -72,7 +73,7 @@ def _fresh(view: Any, info: Any) -> Any:
         return view
     if not isinstance(seconds, int) or isinstance(seconds, bool) or seconds < 1:
         raise ConfigurationError(
-            "the view option fresh must be a number of seconds, 1 at least, not"
+            "the view option fresh must be a number of seconds, at least 1, not"
             f" {shown(seconds)}"
         )
 

@@ -1,4 +1,4 @@
-"""One request's use of one session: where it comes from and what becomes of it."""
+"""One request's use of one session: where it comes from and what happens to it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Visit:
     """Finds the state to work on, and answers the request in the end.
 
     While the request's transaction runs, the visit is *inside*: it works on a state of
-    the transaction's unit. Elsewhere it is *outside* (see there), and works on copies.
+    the transaction's unit. Elsewhere it's *outside* (see Outside), and uses copies.
     """
 
     finder_class: type[Finder] = Finder
@@ -56,14 +56,14 @@ class Visit:
         self.findings: Findings = findings
         self.outside: Outside = Outside()
         self.finder: Finder = self.finder_class(config, request, answer, findings)
-        #: The state in the present transaction, and that transaction's unit.
+        #: The state in the current transaction, and that transaction's unit.
         self.state: State | None = None
         self.unit: Unit | None = None
         self._present: State | None = None  # the one to work on, inside or outside
         self._base: tuple[Row | None, Row | None] | None = None  # as it was before
         self._dbsession: DBSession | None = None
         request.add_response_callback(partial(respond, self))
-        # What they answer may be made of the answer to this one.
+        # Their responses may be made from the response to this one.
         for outer in outer_requests(request):
             outer.add_response_callback(vary_with)
 
@@ -110,7 +110,7 @@ class Visit:
         return state
 
     def lend(self, state: State, value: Any) -> Any:
-        """Return a value that may be changed in place, so that it's looked at later."""
+        """Return a value that may be changed in place, so that it's checked later."""
         if state is self.state:
             assert self.unit is not None
             if not self.unit.is_written:
@@ -127,7 +127,7 @@ class Visit:
         if self.outside.holds(state) or state.late is not None:
             raise TransactionRequiredError(
                 "the session cannot be written now: that takes the request's"
-                " transaction, and a cookie that a login has not replaced meanwhile"
+                " transaction, and a cookie that a login hasn't just replaced"
             )
         state = self.touch(state)
         assert self.unit is not None
@@ -154,7 +154,7 @@ class Visit:
             self.outside.drop_changes_of_failed_view()
         if transaction is not None and self.state is None:
             if not (self.finder.tickets or self.outside.patches() or failed):
-                # In no unit before it's changed: most new sessions never are.
+                # It's in no unit before it's changed: most new sessions never are.
                 self._present = State(self.config, None)
                 self.findings.send()
                 return self._present
@@ -200,7 +200,7 @@ class Visit:
             self.bring_in()
 
     def _leave_blank(self, state: State) -> State:
-        """Return where to change a new session that was but looked at so far."""
+        """Return where to change a new session that has only been read so far."""
         transaction = transaction_of(self.request)
         if transaction is None:
             self._present = None
@@ -222,7 +222,7 @@ class Visit:
         """Return what a stretch of work outside of a transaction starts from.
 
         Without ``tm.commit_veto`` pyramid_tm aborts after every exception view, so what
-        the failed view changed has already gone. With it, it may commit: the exception
+        the failed view changed is already gone. With it, it may commit: the exception
         view sees the changes, and what it changes itself has to fit both outcomes.
         """
         if failed and self.state and commits_after_exception_view(self.request):
@@ -237,7 +237,7 @@ class Visit:
         return start
 
     def expect_end(self) -> None:
-        """Make sure that what is changed outside is stored, or missed."""
+        """Make sure that what's changed outside is stored, or logged as lost."""
         if self.unit is not None and self.state is not None:
             self.unit.touch(self.state, self.dbsession)
             if not self.finder.options and self.dbsession.in_transaction():
@@ -253,7 +253,7 @@ class Visit:
     # Participation in a transaction.
 
     def bring_in(self) -> None:
-        """Do in this transaction what was changed outside of any."""
+        """Bring the changes that were made outside of any transaction into this one."""
         state = self.state
         assert state is not None
         for patch in self.outside.take_in():
@@ -261,7 +261,7 @@ class Visit:
             if state.loaded is None and state.late is None and not patch.ended:
                 state.late = base.late  # also if its session is gone by now
             if state.late is not None and is_known:
-                state.is_used |= patch.is_change  # which the log tells
+                state.is_used |= patch.is_change  # for the log
                 patch = patch.for_late()
             elif is_known and patch.is_change and not patch.ended:
                 gone = state.loaded is None and not state.ended
@@ -274,7 +274,7 @@ class Visit:
             patch.apply(state)
 
     def clear_away(self) -> bool:
-        """Delete what was found expired; tell whether the database was asked."""
+        """Delete what was found expired; tell whether a statement was executed."""
         if not self.findings.expired:
             return False
         connection = self.config.table.connection(self.dbsession, writes=True)
@@ -283,8 +283,8 @@ class Visit:
         try:
             settings = self.findings.delete_expired(connection, self.dbsession)
         except DBAPIError:
-            # A request that only reads doesn't fail because of it, if the database is
-            # read-only, say: it's tried once more after the commit.
+            # A request that only reads doesn't fail because of this, for instance if
+            # the database is read-only: it's tried once more after the commit.
             assert self.unit is not None
             if self.unit.has_changes or has_written(self.dbsession):
                 raise
@@ -294,7 +294,7 @@ class Visit:
         return True
 
     def due(self, is_write: bool) -> Due | None:
-        """Return what is due for the state."""
+        """Return what's due for the state."""
         state = self.state
         if state is None or state.loaded is None:
             return None
@@ -302,7 +302,7 @@ class Visit:
         return None if use is None else due_for(state, use)
 
     def defers(self, due: Due, error: DBAPIError | None) -> bool:
-        """Tell whether that waits until after the commit, where it can fail no one."""
+        """Tell whether that waits until after the commit, where it may fail."""
         assert self.state is not None
         if error is None:
             connection = self.config.table.connection(self.dbsession, writes=True)
@@ -315,11 +315,11 @@ class Visit:
         return True
 
     def stage(self, outcome: Outcome) -> None:
-        """Learn what the commit makes of the state."""
+        """Note what the commit makes of the state."""
         self.answer.stage(decide(self.config, outcome))
 
     def leave(self, committed: bool) -> None:
-        """Learn what became of the transaction."""
+        """Note how the transaction has ended."""
         state, unit, self.unit, self.state = self.state, self.unit, None, None
         self._dbsession = None
         if self._present is state:
@@ -340,7 +340,7 @@ class Visit:
         return self.unit, self.state, self._present, self._base, self.answer.staged
 
     def restore(self, snapshot: Any) -> None:
-        """Go back to a savepoint; None: to before the session was first used."""
+        """Go back to a savepoint, or with None to before the session was first used."""
         if snapshot is None:
             if self._present is self.state:
                 self._present = None

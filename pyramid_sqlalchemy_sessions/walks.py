@@ -1,4 +1,4 @@
-"""How a table is walked through for its expired sessions, batch by batch."""
+"""Walk through a table to find its expired sessions, batch by batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .turns import Turn, skips_locked
 
 __all__ = ["Gone", "Walk", "walk_of"]
 
-#: What is told of a deleted row: the id, the user's id, and what has ended it.
+#: What's reported of a deleted row: the id, the user's id, and what has ended it.
 Gone = Any
 
 _Told = tuple[Any, ...]
@@ -43,7 +43,7 @@ class Walk:
     short transaction.
     """
 
-    #: How many rows a batch has unless the user says so.
+    #: How many rows a batch has unless the user says otherwise.
     size: ClassVar[int]
     #: How long others get between two batches, in seconds.
     pause: ClassVar[float] = 0.0
@@ -55,20 +55,20 @@ class Walk:
     def __init__(
         self, config: SessionConfig, expired: ColumnElement[bool], told: _Told
     ):
-        # Not a join or a subquery: the columns were found in it.
+        # It isn't a join or a subquery, since the columns were found in it.
         self.table: Any = config.table.mapper.local_table
         self.expired = expired
         self._told = told
         self._number = select(func.count()).select_from(self.table).where(expired)
 
     def chunks(self, turn: Turn, size: int) -> Iterator[Any]:
-        """Yield one part of the table after the other."""
+        """Yield one part of the table after another."""
         raise NotImplementedError
 
     def delete(self, connection: Connection, chunk: Any, wanted: int) -> _Deleted:
         """Delete up to ``wanted`` expired rows of the chunk.
 
-        Returns how many, and what is to be told of each if anything is.
+        Returns how many, and what to report of each, if anything.
         """
         raise NotImplementedError
 
@@ -93,7 +93,7 @@ def _scalar(connection: Connection, /, statement: Any, **parameters: Any) -> Any
 
 
 class KeyWalk(Walk):
-    """Goes by primary key, in whose order MariaDB and MySQL store a table.
+    """Goes by primary key, the order in which MariaDB and MySQL store a table.
 
     Finding the keys takes no lock: MariaDB and MySQL would lock, if only for a moment,
     all rows that they look at.
@@ -158,10 +158,10 @@ class LockingWalk(KeyWalk):
 
 
 class RowidWalk(Walk):
-    """Goes through a table of SQLite row by row, as it is stored.
+    """Goes through a table of SQLite row by row, as it's stored.
 
     SQLite has one lock for the whole database: a batch is short, and after it others
-    get the time to take the lock, for which they ask every few milliseconds. Three
+    get the time to take the lock, which they ask for every few milliseconds. Three
     times as many rows deleted a third more in a second, and kept others waiting seven
     times as long (python -m benchmarks.gc).
     """
@@ -208,7 +208,7 @@ class RowidWalk(Walk):
         return self._execute(connection, {**chunk, "wanted": wanted})
 
     def count(self, turn: Turn) -> int:
-        # Nobody can commit while somebody reads, unless there is a write-ahead log.
+        # Without a write-ahead log, reading keeps others from committing.
         chunks = self.chunks(turn, self.size)
         return sum(turn(_scalar, self._number_within, **chunk) for chunk in chunks)
 
@@ -221,7 +221,7 @@ class _Tid(UserDefinedType[str]):
 
 
 class CtidWalk(Walk):
-    """Goes through a table of PostgreSQL page by page, as it is stored."""
+    """Goes through a table of PostgreSQL page by page, as it's stored."""
 
     size = 10_000
     leaves_some = True
@@ -265,7 +265,7 @@ class CtidWalk(Walk):
 def walk_of(turn: Turn, config: SessionConfig, tells: bool = False) -> Walk | None:
     """Return the best walk through the table; None if nothing in it can expire.
 
-    ``tells`` says whether anything is to be told of each row that is deleted.
+    ``tells`` says whether each row that's deleted is reported.
     """
     now = config.clock()
     expired = config.expired(now)
@@ -316,9 +316,9 @@ _PAGES = text(
 
 
 def _pages_of(connection: Connection, table: Any) -> int | None:
-    """Return how many pages the table has; None if it is in truth several tables."""
+    """Return how many pages the table has, or None if it's really several tables."""
     oid = literal_column("tableoid", Integer)
-    # By way of a row, so that it does not matter how SQLAlchemy finds the schema.
+    # It goes by a row, so that it doesn't matter how SQLAlchemy finds the schema.
     parent = connection.scalar(select(oid).select_from(table).limit(1))
     if parent is None:
         return 0

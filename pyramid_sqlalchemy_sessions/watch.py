@@ -20,7 +20,7 @@ OF_STORE = "pyramid_sqlalchemy_sessions_of_store"
 
 
 def watch_dbsessions() -> None:
-    """Be told of the savepoints and of the failed commits of every dbsession.
+    """Listen to the savepoints and the failed commits of every dbsession.
 
     These listeners, the same for the whole process, keep nothing, and do nothing for a
     dbsession in which no web session is used and no commit fails. Listening on each
@@ -38,7 +38,7 @@ def watch_dbsessions() -> None:
 
 
 def _after_error(context: ExceptionContext) -> None:
-    """Roll back what could not be committed.
+    """Roll back what couldn't be committed.
 
     SQLite's transaction goes on if its COMMIT finds the database locked. Then
     zope.sqlalchemy closes the dbsession, and SQLAlchemy gives the connection back to
@@ -64,8 +64,8 @@ def _after_soft_rollback(dbsession: Session, previous: SessionTransaction) -> No
     unit = Unit.around(dbsession)
     if unit is None:
         return
-    # A flush that fails rolls back the savepoint around it, of which SQLAlchemy tells
-    # but the transaction of the flush.
+    # A flush that fails rolls back the savepoint around it, but SQLAlchemy only reports
+    # the transaction of the flush.
     ended = previous
     while not ended.nested and ended.parent is not None:
         ended = ended.parent
@@ -74,7 +74,7 @@ def _after_soft_rollback(dbsession: Session, previous: SessionTransaction) -> No
     snapshot, unit.nested[ended] = unit.nested.get(ended, _FIRST_USED_IN_IT), None
     if not ended.nested or snapshot is _FIRST_USED_IN_IT:
         unit.forget()
-    elif snapshot is not None:  # it was not reported before
+    elif snapshot is not None:  # it wasn't reported before
         unit.restore(snapshot)
 
 
@@ -102,9 +102,9 @@ def _refuse_changes(instance: Any, config: SessionConfig) -> None:
     changed = [name for name in names if attributes[name].history.has_changes()]
     if changed:
         raise InvalidRequestError(
-            f"session.instance: {', '.join(changed)} cannot be changed there, but only"
-            " through the session itself, such as request.session.userid = ...; your"
-            " model's own columns can"
+            f"session.instance: {', '.join(changed)} can only be changed through the"
+            " session itself, such as request.session.userid = ...; your model's own"
+            " columns can be changed there"
         )
 
 

@@ -1,4 +1,4 @@
-"""The panel for pyramid_debugtoolbar: what became of the session, and why."""
+"""The panel for pyramid_debugtoolbar: what happened to the session, and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ except ImportError:  # pragma: no cover - depends on what is installed
     pyramid_debugtoolbar = None
 
 if TYPE_CHECKING or pyramid_debugtoolbar is None:  # pragma: no cover
-    # For type checkers as well: the toolbar comes without types.
+    # It's for type checkers as well: the toolbar has no types.
     DebugPanel = object
 else:
     from pyramid_debugtoolbar.panels import DebugPanel
@@ -24,9 +24,9 @@ _PANELS = "debugtoolbar.extra_panels"
 
 
 class StoredSessionPanel(DebugPanel):
-    """Shows what a request did with its session, what became of it, and why.
+    """Shows what a request did with its session, what happened to it, and why.
 
-    It looks at what the session tells by itself. It doesn't load it, or write.
+    It shows what the session itself has noted. It doesn't load the session, or write.
     """
 
     name = "stored_session"
@@ -36,7 +36,7 @@ class StoredSessionPanel(DebugPanel):
     template = "pyramid_sqlalchemy_sessions.debugtoolbar:panel.dbtmako"
 
     def __init__(self, request: Any):
-        # The attempts of pyramid_retry have one environ, and so one list.
+        # The attempts of pyramid_retry share one environ, and so one list.
         self._traces: list[Trace] = request.environ.setdefault(TRACES, [])
         self.data: dict[str, Any] = {"traces": self._traces}
 
@@ -57,7 +57,7 @@ class StoredSessionPanel(DebugPanel):
 def includeme(config: Any) -> None:
     """Add the panel "Stored session" to pyramid_debugtoolbar, which this includes.
 
-    It can as well be among the ``debugtoolbar.includes``. Raises ConfigurationError if
+    You can also list it in ``debugtoolbar.includes``. Raises ConfigurationError if
     pyramid_debugtoolbar isn't installed.
     """
     if pyramid_debugtoolbar is None:

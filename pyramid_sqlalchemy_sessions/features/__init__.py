@@ -15,9 +15,9 @@ from .userid import Userid
 
 __all__ = ["FEATURES", "features_of"]
 
-#: Every feature, in the order in which they act; of the forms of one feature a model
-#: has the first whose mixin is among its bases. Renewal judges first: a stolen cookie
-#: is noticed also when its session has expired.
+#: All features, in the order in which they act. If a feature has two forms, a model has
+#: the first one whose mixin is among its bases. Renewal judges first, so that a stolen
+#: cookie is noticed even when its session has expired.
 FEATURES: tuple[tuple[type[Feature], ...], ...] = (
     (ConfigRenewal, Renewal),
     (ConfigIdle, Idle),

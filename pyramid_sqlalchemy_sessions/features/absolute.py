@@ -1,4 +1,4 @@
-"""The absolute timeout: a session ends some time after it began, come what may."""
+"""The absolute timeout: a session ends some time after it began, no matter what."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AbsoluteMixin:
 
 
 class ConfigAbsoluteMixin(AbsoluteMixin):
-    """Let each session have its own absolute timeout. NULL: none."""
+    """Let each session have its own absolute timeout. NULL means none."""
 
     if TYPE_CHECKING:
         absolute_expire: Mapped[int | None]
@@ -58,7 +58,7 @@ class Absolute(Feature):
 
 
 class ConfigAbsolute(Absolute):
-    """The same, with the end that the session has."""
+    """The same, with the session's own end."""
 
     mixin = ConfigAbsoluteMixin
     columns: ClassVar[tuple[str, ...]] = ("absolute_expire",)
@@ -69,7 +69,7 @@ class ConfigAbsolute(Absolute):
         expire = values["absolute_expire"]
         if expire is None:
             return {"absolute_timeout": None}
-        # Given anew, it may end later than any timeout could from the beginning on.
+        # If it was set again later, it may be longer than a timeout could be at first.
         return {"absolute_timeout": min(expire - values["created"], LONGEST)}
 
     def columns_for(self, settings: DefaultSettings, since: int) -> dict[str, Any]:

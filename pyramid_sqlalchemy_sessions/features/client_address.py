@@ -1,4 +1,4 @@
-"""From which network a session began, or its user logged in."""
+"""The network that a session began in, or that its user logged in from."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["ClientAddress", "ClientAddressMixin"]
 
 
 class ClientAddressMixin:
-    """Note the network from which the session began, or its user changed.
+    """Note the client's network when a session starts, or its user changes.
 
     The column ``client_address`` holds the first ``client_address_prefix4`` bits of an
     IPv4 address, or the first ``client_address_prefix6`` of an IPv6 address:
-    ``192.0.2.0/24``, ``2001:db8:5::/48``. NULL: there was no address.
+    ``192.0.2.0/24``, ``2001:db8:5::/48``. It's NULL if there was no address.
     """
 
     if TYPE_CHECKING:
@@ -40,14 +40,14 @@ class ClientAddress(Feature):
     def note(
         self, environ: Mapping[str, Any], settings: DefaultSettings, columns: Any
     ) -> dict[str, Any]:
-        # Not WebOb's client_addr, which believes any X-Forwarded-For.
+        # WebOb's client_addr isn't used: it believes any X-Forwarded-For.
         return {"client_address": _network(environ.get("REMOTE_ADDR", ""), settings)}
 
 
 def _network(text: str, settings: DefaultSettings) -> str | None:
     try:
         address = ip_address(text.partition("%")[0])
-    except ValueError:  # a socket of the machine's own, say
+    except ValueError:  # for instance, of a Unix socket
         return None
     if isinstance(address, IPv6Address):
         address = address.ipv4_mapped or address

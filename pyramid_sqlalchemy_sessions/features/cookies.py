@@ -1,4 +1,4 @@
-"""The attributes of the cookie, for each session its own."""
+"""The attributes of the cookie, which each session can have for itself."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ __all__ = ["CSRF", "CSRFMixin"]
 class CSRFMixin:
     """Give the session a CSRF token: ``request.session.get_csrf_token()``.
 
-    The column ``csrf_token`` holds 20 random bytes. It names no length: a length
+    The column ``csrf_token`` holds 20 random bytes. It doesn't have a length: that
     would make Alembic's ``check`` report a difference on MariaDB every time.
     """
 

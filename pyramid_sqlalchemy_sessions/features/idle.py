@@ -1,4 +1,4 @@
-"""The idle timeout: a session ends when it has not been used for a while."""
+"""The idle timeout: a session ends when it hasn't been used for a while."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ConfigIdle", "ConfigIdleMixin", "Idle", "IdleMixin"]
 
 
 class IdleMixin:
-    """Let sessions end when they have not been used for ``idle_timeout`` seconds.
+    """Let sessions end when they haven't been used for ``idle_timeout`` seconds.
 
     (OWASP ASVS 5.0, 7.3.1: an inactivity timeout.)
     """
@@ -23,12 +23,12 @@ class IdleMixin:
     if TYPE_CHECKING:
         idle_expire: Mapped[int | None]
 
-    #: The last second of the session, unless it is used before.
+    #: The last second of the session, unless it's used before then.
     idle_expire = mapped_column(BigInteger)
 
 
 class ConfigIdleMixin(IdleMixin):
-    """Let each session have its own idle timeout. NULL: none."""
+    """Let each session have its own idle timeout. NULL means none."""
 
     if TYPE_CHECKING:
         idle_timeout: Mapped[int | None]
@@ -43,7 +43,7 @@ class ConfigIdleMixin(IdleMixin):
 
 
 class Idle(Feature):
-    """Whoever uses a session extends it: a write always, a read now and then."""
+    """Using a session extends it: a write always does, and a read now and then."""
 
     mixin: ClassVar[type] = IdleMixin
     cause = "idle"
@@ -93,7 +93,7 @@ class Idle(Feature):
 
 
 class ConfigIdle(Idle):
-    """The same, with the timeout that the session has."""
+    """The same, with the session's own timeout."""
 
     mixin = ConfigIdleMixin
     settings: ClassVar[tuple[str, ...]] = (

@@ -26,7 +26,7 @@ class LastSeenMixin:
 
 
 class LastSeen(Feature):
-    """A use now and then leaves a trace, which conflicts with nothing."""
+    """Notes a use now and then, which doesn't conflict with anything."""
 
     mixin = LastSeenMixin
     columns: ClassVar[tuple[str, ...]] = ("last_seen",)

@@ -19,8 +19,8 @@ __all__ = ["ConfigRenewal", "ConfigRenewalMixin", "Renewal", "RenewalMixin", "ju
 class RenewalMixin:
     """Let the cookie of a session be renewed every ``renewal_timeout`` seconds.
 
-    A cookie that was replaced ends the session when it comes back, since two people
-    have had it then. ``RenewalViolationEvent`` tells of that.
+    A cookie that was replaced ends the session when it comes back, because two people
+    must have had it. ``RenewalViolationEvent`` is sent then.
     """
 
     if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class RenewalMixin:
 
 
 class ConfigRenewalMixin(RenewalMixin):
-    """Let each session have its own renewal timeout. NULL: none."""
+    """Let each session have its own renewal timeout. NULL means none."""
 
     if TYPE_CHECKING:
         renewal_timeout: Mapped[int | None]
@@ -51,7 +51,7 @@ class ConfigRenewalMixin(RenewalMixin):
 
 
 class Renewal(Feature):
-    """Whoever got the new cookie sends it back; an old one was copied, or got lost.
+    """A browser that got the new cookie sends it back; an old one may be a copy.
 
     A candidate is stored and sent. The old renewal id stays valid until a request
     brings the candidate; that request completes the renewal.
@@ -109,7 +109,7 @@ class Renewal(Feature):
 
 
 class ConfigRenewal(Renewal):
-    """The same, with the timeout that the session has."""
+    """The same, with the session's own timeout."""
 
     mixin = ConfigRenewalMixin
     settings: ClassVar[tuple[str, ...]] = ("renewal_timeout", "renewal_try_every")
@@ -131,9 +131,9 @@ class ConfigRenewal(Renewal):
 def judge(
     values: Values, settings: DefaultSettings, ticket: Ticket, now: int
 ) -> Verdict:
-    """Judge whether the cookie that carried the ticket is the one the session has.
+    """Judge whether the cookie that carried the ticket is the session's own.
 
-    With any model: a rotation replaces the cookie also where there's no renewal.
+    That's for every model: a rotation replaces the cookie even without renewal.
     """
     rotated, received = values["rotated"], ticket.renewal_id
     renews = settings.renewal_timeout is not None
@@ -165,7 +165,8 @@ def judge(
 def _is_due(values: Values, settings: DefaultSettings, now: int) -> bool:
     """Tell whether it's time for a candidate.
 
-    None may go out while another id is on its way: responses may overtake each other.
+    No candidate is sent while another id is on its way: responses may overtake each
+    other.
     """
     timeout = settings.renewal_timeout
     assert timeout is not None
@@ -178,5 +179,5 @@ def _is_due(values: Values, settings: DefaultSettings, now: int) -> bool:
 
 
 def _is_within(seconds: int, since: int | None, now: int) -> bool:
-    """Tell whether ``since`` is no further away, also if a clock was set back."""
+    """Tell whether ``since`` is no further away, even if a clock was set back."""
     return since is not None and abs(now - since) <= seconds

@@ -1,4 +1,4 @@
-"""With which browser a session began, or its user logged in."""
+"""The browser that a session began in, or that its user logged in with."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["UserAgent", "UserAgentMixin"]
 
 
 class UserAgentMixin:
-    """Note the browser in which the session began, or in which its user changed.
+    """Note the browser when a session starts, or its user changes.
 
-    The column ``user_agent`` holds what the browser says of itself, cut to the length
-    of the column. NULL: it says nothing. A model that wants more or less declares the
-    column anew.
+    The column ``user_agent`` holds what the browser says about itself, cut to the
+    length of the column, or NULL if it says nothing. If you want more or less, declare
+    the column again in your model.
     """
 
     if TYPE_CHECKING:
@@ -40,6 +40,6 @@ class UserAgent(Feature):
     ) -> dict[str, Any]:
         length = columns["user_agent"].type.length
         given = environ.get("HTTP_USER_AGENT", "")
-        # No database takes a NUL in a text, and the others have no place in a page.
+        # PostgreSQL doesn't take a NUL in text, and the others don't belong in a page.
         shown = "".join(each if each.isprintable() else " " for each in given[:length])
         return {"user_agent": shown.strip() or None}

@@ -18,8 +18,8 @@ __all__ = ["Userid", "UseridMixin", "userid_for"]
 class UseridMixin:
     """Give the session a user: ``request.session.userid``.
 
-    The column ``userid`` is an Integer. A model whose users have other keys
-    declares it anew: as UUID or String, say, usually with a foreign key.
+    The column ``userid`` is an Integer. If your users have other keys, declare it again
+    in your model, for instance as UUID or String, usually with a foreign key.
     """
 
     if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class Userid(Feature):
 def userid_for(column: Any, value: Any) -> Any:
     """Return a user id as its column holds it.
 
-    A text that stands for an integer or a UUID is converted where the column is one.
-    TypeError for anything else that isn't of the column's type.
+    Text is converted if the column is an integer or a UUID. Raises TypeError for
+    anything else that isn't of the column's type.
     """
     try:
         kind: type[Any] = column.type.python_type
@@ -62,7 +62,7 @@ def userid_for(column: Any, value: Any) -> Any:
             with suppress(ValueError):
                 return uuid.UUID(value)
     raise TypeError(
-        f"a userid of this model is {_NAMES.get(kind, kind.__name__)}, not"
+        f"a userid of this model must be {_NAMES.get(kind, kind.__name__)}, not"
         f" {type(value).__name__}; declare the column 'userid' with another type if"
         " your users have other ids"
     )
