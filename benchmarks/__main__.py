@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, effort: Effort | None = None) -
 
 
 def _there(names: Sequence[str]) -> list[str]:
-    """Return those that can take part, and say of the others why they cannot."""
+    """Return those that can take part, and say why the others can't."""
     there = []
     for name in names:
         reason = why_not(name)

@@ -1,15 +1,15 @@
-"""Print what it costs to make idle extensions in one way or another.
+"""Print what different ways of making idle extensions cost.
 
 Run ``python -m benchmarks.contention [--quick]`` in the checkout. Eight threads of two
-processes read one session at the same moment, again and again; each time its idle
-extension is due. The requests run in the real application, with five attempts, at each
+processes read one session at the same moment, over and over; its idle extension is due
+each time. The requests run in the real application, with five attempts, at each
 isolation level of PostgreSQL and MariaDB. The servers are those of the tests: see
 ``tests/databases.py``. The ways are:
 
 ``in line``
     an ``UPDATE`` in the request's transaction.
 ``guarded``
-    the same, but only if the session does not yet expire as late.
+    the same, but only if the session doesn't expire that late yet.
 ``skip locked``
     ``guarded``, if the row can be locked at once: one statement on PostgreSQL.
 ``savepoint``
@@ -17,8 +17,8 @@ isolation level of PostgreSQL and MariaDB. The servers are those of the tests: s
 ``after commit``
     ``guarded``, in a transaction of its own after that of the request. It may fail.
 
-Each is the library with one method of its table replaced, but for the way that it has
-chosen itself for the level, marked with a star. The columns:
+Each is the library with one method of its table replaced, except for the way that the
+library itself uses at that level, which is marked with a star. The columns:
 
 ``retries``
     for each request.
@@ -30,9 +30,9 @@ chosen itself for the level, marked with a star. The columns:
     requests per second, as a ratio to the way with the star: the median of the rounds,
     in each of which all ways take turns.
 ``alone``
-    the time of a request when nobody else is there, as a ratio to the way with the
-    star: the median of the requests, for which all ways take turns. PostgreSQL does not
-    wait for the disk then.
+    the time of a request without any others, as a ratio to the way with the star: the
+    median of the requests, for which all ways take turns. PostgreSQL doesn't wait for
+    the disk then.
 ``round trips``
     what such a request sends.
 
@@ -122,7 +122,7 @@ def _skip_locked(table: Any) -> Extend:
         parameters = {"expire": value}
         if connection.dialect.name == "postgresql":
             return connection.execute(at_once, parameters).rowcount == 1
-        # MariaDB cannot lock rows in a subquery of an UPDATE of theirs.
+        # MariaDB can't lock rows in a subquery of an UPDATE of the same rows.
         if connection.execute(lock, parameters).first() is None:
             return False
         connection.execute(afterwards, parameters)
@@ -157,7 +157,7 @@ WAYS: dict[str, Callable[[Any], Extend]] = {
 
 
 def take(way: str, application: Application) -> None:
-    """Let the application make its idle extensions in this way."""
+    """Have the application make its idle extensions in this way."""
     config = application.registry.getUtility(ISessionFactory).config
     is_late = way == "after commit"
     extend = WAYS[way](config.table)
@@ -169,7 +169,7 @@ def take(way: str, application: Application) -> None:
         except DBAPIError as exc:
             if is_late:
                 raise
-            # The library doesn't let a read fail, and that would hide what fails.
+            # The library doesn't let a read fail, which would hide the failures.
             raise RetryableException from exc
 
     config.isolation.may_conflict = lambda connection: is_late
@@ -201,7 +201,7 @@ def round_trips(engine: Engine, prepare: Prepare | None) -> list[str]:
     ) -> None:
         words.append(statement.split()[0])
 
-    get(application.wsgi, cookie)  # what is asked once
+    get(application.wsgi, cookie)  # what's queried only once
     reset(engine, DUE["extension"][0](int(time.time())))
     event.listen(engine, "before_cursor_execute", note_statement)
     event.listen(engine, "commit", note("COMMIT"))
@@ -243,7 +243,7 @@ def alone(
 
 
 def do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
-    """Let commits of a connection to PostgreSQL return before they are on the disk."""
+    """Have commits to PostgreSQL return before they're on the disk."""
     connection.cursor().execute("SET synchronous_commit = off")
     connection.commit()
 
@@ -285,7 +285,7 @@ def measure(url: str, level: str, rounds: int, bursts: int, run: Run) -> None:
 
 
 def count(url: str, level: str, times: int, run: Run) -> None:
-    """Print what becomes of increments of one counter."""
+    """Print what happens to increments of one counter."""
     outcome = run(Plan(url, level, "increment", times, ATTEMPTS))
     print(
         f"  increments      {outcome.retries:8.3f}"

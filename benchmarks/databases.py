@@ -12,7 +12,7 @@ from sqlalchemy import URL, Engine, create_engine, event, make_url, text
 
 __all__ = ["DATABASES", "SQLITE_PRAGMAS", "do_not_wait_for_the_disk", "places"]
 
-#: Those that are measured unless the command line names others.
+#: What is measured unless the command line names others.
 DATABASES = (
     "sqlite://",
     "postgresql+psycopg2://postgres@/test",
@@ -27,8 +27,8 @@ SQLITE_PRAGMAS = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL")
 def places(database: str, number: int) -> Iterator[list[str]]:
     """Make that many places, and yield their URLs: files, schemas or databases.
 
-    Commits there do not wait for the disk, where that can be had: its speed is nobody's
-    merit, and would hide what is compared.
+    Commits don't wait for the disk if that's possible: its speed has nothing to do with
+    the contenders, and would hide the differences.
     """
     url = make_url(database)
     names = [f"benchmark_{index}" for index in range(number)]

@@ -1,4 +1,4 @@
-"""What EncryptedDataMixin costs beside plain data: python -m benchmarks.encryption
+"""What EncryptedDataMixin costs over plain data: python -m benchmarks.encryption
 
 Both take turns, with cryptography and with PyCryptodome. A median of 1.03 (1.01-1.05)
 means: 3 percent more time for a whole request, half of the rounds between 1 and 5.

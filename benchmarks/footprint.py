@@ -1,4 +1,4 @@
-"""Print what the library takes of a process: time to import it, and memory.
+"""Print what the library costs a process: time to import it, and memory.
 
 Run ``python -m benchmarks.footprint [--rounds N] [--requests N]`` in the checkout.
 
@@ -46,7 +46,7 @@ THREADS = 8
 _PARTS = (
     "import pyramid.config, sqlalchemy.orm",
     "import pyramid_tm, transaction, zope.sqlalchemy, pyramid_retry",
-    # With a key, since that is what a cipher is imported for.
+    # With a key, because ciphers are imported for one.
     "from pyramid_sqlalchemy_sessions import AESGCMSerializer as it; it(bytes(32))",
 )
 _IMPORT = """
@@ -104,7 +104,7 @@ def report(name: str, url: str, requests: int) -> None:
             get(application, cookie)
             found.append(tracemalloc.get_traced_memory()[1] - before)
         peaks[action] = statistics.median(found)
-    # Each thread's connection, and what else it has once.
+    # The connection of each thread, and what else it needs once.
     _in_threads(applications, cookies, 100 * THREADS)
     gc.collect()
     before = tracemalloc.get_traced_memory()[0]
@@ -119,7 +119,7 @@ def report(name: str, url: str, requests: int) -> None:
 def _in_threads(
     applications: Sequence[Any], cookies: Sequence[str], requests: int
 ) -> None:
-    """Let the applications answer so many requests, in a thread for each cookie."""
+    """Have the applications answer so many requests, in a thread for each cookie."""
 
     def work(cookie: str) -> None:
         for number in range(requests // THREADS):

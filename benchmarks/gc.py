@@ -14,13 +14,13 @@ expired ones. What is measured:
 ``expired``
     the longest request, in milliseconds, that brought an expired cookie.
 
-Each for ``pyramid_session_gc``, for one single DELETE of all, and, under ``nobody``,
-for the same requests while nobody deletes anything: what they take then is not the
-collector's fault. Each number is the median of the rounds, and behind it the worst. The
-processes, and the database, share the processors: on a machine with fewer than four the
-longest requests tell of these as well.
+Each is measured for ``pyramid_session_gc``, for a single DELETE of everything, and, as
+``nobody``, for the same requests without any deletions: the time that they take then
+isn't the collector's fault. Each number is the median of the rounds, followed by the
+worst. The processes, and the database, share the processors: on a machine with fewer
+than four, that shows in the longest requests.
 
-Commits do not wait for the disk, as in the other benchmarks, unless ``--durable`` is
+Commits don't wait for the disk, as in the other benchmarks, unless ``--durable`` is
 given. PostgreSQL and MariaDB need a database ``test`` in which schemas (MariaDB:
 databases) named ``benchmark_*`` can be made.
 """
@@ -55,7 +55,7 @@ ROUNDS = 5
 TIMEOUT = 3600
 #: How long to wait between two requests, in seconds.
 THINK = 0.003
-#: How long nobody deletes anything, in seconds.
+#: How long the requests run without any deletions, in seconds.
 REST = 1.0
 #: How many sessions are used, of either kind.
 USED = 2_000
@@ -72,7 +72,7 @@ class GCSession(IdleMixin, BaseMixin, Base):
 
 
 def _engine(url: str, durable: bool) -> Engine:
-    # On SQLite a request would fail after five seconds instead of telling its wait.
+    # On SQLite, a request would fail after five seconds instead of showing its wait.
     patience = {"timeout": 60} if url.startswith("sqlite") else {}
     engine = create_engine(url, connect_args=patience)
     if not durable:
@@ -139,7 +139,7 @@ def _fill(engine: Engine, rows: int) -> tuple[list[uuid.UUID], list[uuid.UUID]]:
 def visit(
     url: str, durable: bool, keys: list[uuid.UUID], ready: Any, over: Any, queue: Any
 ) -> None:
-    """Call the application with these sessions until it is over, in a process."""
+    """Call the application with these sessions until told to stop, in a process."""
     engine = _engine(url, durable)
     wsgi, config = _application(engine)
     longest, number = 0.0, 0
@@ -164,7 +164,7 @@ def visit(
 
 
 def collect(url: str, durable: bool, method: str, go: Any, queue: Any) -> None:
-    """Delete what has expired, in a process; put rows and seconds into the queue."""
+    """Delete expired sessions, in a process; put rows and seconds into the queue."""
     engine = _engine(url, durable)
     _, config = _application(engine)
     engine.connect().close()

@@ -1,19 +1,19 @@
 """Print what parallel requests of one session cost: python -m benchmarks.hot
 
-Run it in the checkout; the server is that of the tests, see ``tests/databases.py``. So
-many requests begin at the same moment with the same cookie, each in a thread of its
-own. Their view reads a key of the session, takes 0.1 s and writes the key: each its
-own, or all of them one counter. ``pyramid_sqlalchemy_sessions.retry`` is included, with
-five attempts. PostgreSQL does not wait for the disk: a row can't change hands faster
-than that writes commits, one after the other. The columns:
+Run it in the checkout; the server is that of the tests, see ``tests/databases.py``. A
+number of requests start at the same moment with the same cookie, each in its own
+thread. Their view reads a key of the session, takes 0.1 s and writes the key: either
+each has its own, or they share one counter. ``pyramid_sqlalchemy_sessions.retry`` is
+included, with five attempts. PostgreSQL doesn't wait for the disk: a row can't change
+hands faster than the disk writes commits, one after another. The columns:
 
 ``workers``
     the seconds that all requests take together, as a ratio to what the views alone
-    take, once each. Who writes one key has to wait for the others, whatever the
-    database does: half as often as there are requests is the least.
+    take, once each. Requests that write the same key have to wait for each other,
+    whatever the database does: half the number of requests is the least possible.
 ``wall``
     the seconds until the last request is answered, as a ratio to the views' time alone:
-    that of one view for different keys, and that of all, one after the other, for one.
+    that of one view for different keys, and of all, one after another, for one key.
 ``retries``, ``failed``
     of all requests.
 """

@@ -17,7 +17,7 @@ from .workloads import Workload
 __all__ = ["FLOOR", "NOISE", "Effort", "Quartiles", "Result", "measure"]
 
 FLOOR = "floor"
-#: The floor once more: what its ratio differs from 1 is what the measurement is off.
+#: The floor again: how far its ratio is from 1 is how far off the measurement is.
 NOISE = "floor again"
 
 
@@ -31,7 +31,7 @@ class Effort(NamedTuple):
 
 
 class Quartiles(NamedTuple):
-    """A half of what was measured is in between of ``low`` and ``high``."""
+    """Half of what was measured is between ``low`` and ``high``."""
 
     low: float
     median: float
@@ -67,8 +67,8 @@ def measure(
 ) -> list[Result]:
     """Measure the workloads: the contender of the row, and the ``others``.
 
-    Rows that mean nothing in this database are left out, and, from each row, those of
-    the others that cannot do it.
+    Rows that mean nothing in this database are left out, and so are, from each row, the
+    others that can't do it.
     """
     backend = make_url(database).get_backend_name()
     results = [
@@ -115,7 +115,7 @@ def _take_turns(result: Result, workers: dict[str, Worker], effort: Effort) -> N
 
 
 def _orders(names: list[str], number: int) -> Iterator[list[str]]:
-    """Yield the names in changing orders: nobody always follows the same one."""
+    """Yield the names in changing orders, so that none always follows the same one."""
     generator = random.Random(number)
     for _ in range(number):
         generator.shuffle(names)

@@ -1,4 +1,4 @@
-"""Makes the table and the picture of the page on performance from measured figures.
+"""Make the table and the picture of the page on performance from measured figures.
 
 ``python -m benchmarks --json FILE``, then ``python -m benchmarks.page FILE``.
 """
@@ -104,7 +104,7 @@ def draw(figures: dict[str, Any]) -> None:
     figure.tight_layout()
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
-    # As wide as the page, which has it as a part of itself.
+    # It's as wide as the page that it's embedded in.
     text = drawn.getvalue()
     svg = re.sub(
         r'width="\S+" height="\S+"', _HEAD, text[text.index("<svg") :], count=1
@@ -113,7 +113,7 @@ def draw(figures: dict[str, Any]) -> None:
 
 
 def main(path: str) -> None:
-    """Take over the figures of a file."""
+    """Put the figures of a file into the page."""
     figures = json.loads(Path(path).read_text(encoding="utf-8"))
     FIGURES.parent.mkdir(exist_ok=True)
     if Path(path).resolve() != FIGURES:

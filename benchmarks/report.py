@@ -35,12 +35,12 @@ _PACKAGES = (
 )
 _OURS, _OURS_FAST = "sessions", "sessions-cryptography"
 
-#: For each of the two a ratio and its target, as far as there are such.
+#: A ratio and its target for each of the two, if there are any.
 _Pairs = list[tuple[float | None, float | None]]
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that are there."""
+    """Return the versions of Python and of the installed packages."""
     found = {"Python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -61,7 +61,7 @@ def server_of(database: str) -> str:
 
 
 def tables(results: Sequence[Result], others: Iterable[str]) -> Iterator[str]:
-    """Yield the lines that tell what was measured in one database."""
+    """Yield the lines with what was measured in one database."""
     yield from _of_all(results, others)
     yield ""
     yield from _of_ours(results)
@@ -108,7 +108,7 @@ def _of_ours(results: Iterable[Result]) -> Iterator[str]:
 def _rivalries(
     results: Iterable[Result],
 ) -> Iterator[tuple[Rivalry, Result, _Pairs]]:
-    """Yield what is promised, where it was measured, and what came out."""
+    """Yield the promises, where they were measured, and the results."""
     by_name = {result.workload.name: result for result in results}
     for rivalry in RIVALRIES:
         result = by_name.get(rivalry.workload)

@@ -3,17 +3,17 @@
 Run ``python -m benchmarks.scale [--quick] [--database URL]`` in the checkout. For
 SQLite (a file) and for PostgreSQL, or for each URL given, it fills four tables with
 sessions of 1 KB, of which half have expired. Then an application in this process is
-called for each table, as the other benchmarks do it. The applications take turns of
-some milliseconds, in changing order; each round of turns gives ratios to the smallest
-table, of which the table shows the medians. The last column is the largest table's
-first quartile, and its third one.
+called for each table, as in the other benchmarks. The applications take turns of some
+milliseconds, in changing order; each round of turns gives ratios to the smallest table,
+and the medians are printed. The last column has the first and third quartiles of the
+largest table.
 
 The requests read or write sessions that are alive: all of the smaller tables, and
 20,000 of the larger ones, in random order. Those that create a session make the tables
 a little larger. At the end the expired sessions are deleted, with
-``pyramid_session_gc``'s function, while nobody else is there.
+``pyramid_session_gc``'s function, without any other requests.
 
-Commits do not wait for the disk. PostgreSQL and MariaDB need a database ``test`` in
+Commits don't wait for the disk. PostgreSQL and MariaDB need a database ``test`` in
 which schemas (MariaDB: databases) named ``benchmark_*`` can be made.
 """
 
@@ -55,7 +55,7 @@ TIMEOUT = 100_000
 _ID = {
     "sqlite": "lower(hex(randomblob(16)))",
     "postgresql": "gen_random_uuid()",
-    # Not each id can be had, see new_id().
+    # Not every id is possible: see new_id().
     "mysql": "INSERT(INSERT(MD5(CONCAT(RAND(), value)), 13, 1, '4'), 17, 1, '8')",
 }
 _NUMBERS = {
@@ -162,7 +162,7 @@ ACTIONS = {"read": (_read, True), "write": (_write, True), "create": (_create, F
 def measure(
     tables: Sequence[Table], action: Callable[[Any], Any], brings: bool, rounds: int
 ) -> dict[int, list[float]]:
-    """Let the tables take turns; return their times in each round."""
+    """Have the tables take turns; return their times in each round."""
     once = min(table.turn(action, 5, brings) for table in tables)
     number = max(3, round(TURN / once))
     times: dict[int, list[float]] = {table.size: [] for table in tables}

@@ -1,18 +1,18 @@
 """Print what updates of sessions leave behind in PostgreSQL.
 
-Run ``python -m benchmarks.updates [--quick]`` in the checkout. It starts a PostgreSQL
-of its own, from the programs of Debian's package ``postgresql``, fills a table with
+Run ``python -m benchmarks.updates [--quick]`` in the checkout. It starts its own
+PostgreSQL, from the programs of Debian's package ``postgresql``, fills a table with
 sessions, and updates them in random order, one in each transaction, three times as
-often as there are sessions: of the columns that the library updates, in a loop on the
-server. The updates are:
+often as there are sessions. It updates the columns that the library updates, in a loop
+on the server. The updates are:
 
 ``extension``
     of ``idle_expire`` alone.
 ``1 KB``, ``20 KB``
-    of ``data`` as well, and of ``version``. PostgreSQL keeps the 20 KB beside the table
+    of ``data`` as well, and of ``version``. PostgreSQL keeps the 20 KB outside the table
     (TOAST), and compresses them.
 
-What is counted, for indexes beside the primary key and for fill factors:
+What is counted, for indexes besides the primary key and for fill factors:
 
 ``HOT``
     how many of a hundred updates were heap-only: the new row found room in the page of
@@ -25,10 +25,10 @@ What is counted, for indexes beside the primary key and for fill factors:
 ``before``, ``after``
     how many bytes the table takes for each session, with all that belongs to it.
 
-Nobody vacuums the table meanwhile. The last part is about those who do: three tables
+The table isn't vacuumed in the meantime. The last part is about vacuuming: three tables
 with sessions of 20 KB, without autovacuum, with its default, and tuned, get up to 300
-updates a second each, for 40 seconds. Autovacuum looks for work each second there
-instead of each minute.
+updates a second each, for 40 seconds. There, autovacuum looks for work every second
+instead of every minute.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ QUICK = 2_000
 INDEXES = ("", "userid", "created", "idle_expire")
 FILL_FACTORS = (100, 90, 80, 70)
 
-# At both ends: what is alike there is left out of the log.
+# It changes both ends, because the log leaves out what is the same there.
 _CHANGED = "set_byte(set_byte(data, 40, {0}), length(data) - 40, {0})"
 _WRITE = f"version = version + 1, data = {_CHANGED.format('mod(number, 256)')}, "
 _EXTEND = "idle_expire = 1800000000 + number"
@@ -81,11 +81,11 @@ AUTOVACUUM = {
 
 
 class Server(PostgreSQL):
-    """A server on which nothing is written but what is measured."""
+    """A server on which only what's measured is written."""
 
     @property
     def command(self) -> list[str]:
-        """What is run."""
+        """What's run."""
         settings = {
             "autovacuum_naptime": "1s",
             "checkpoint_timeout": "1d",
@@ -98,7 +98,7 @@ class Server(PostgreSQL):
 
 
 class Found(NamedTuple):
-    """What a number of updates came to."""
+    """The result of a number of updates."""
 
     hot: float
     log: float
@@ -118,7 +118,7 @@ class Plan(NamedTuple):
 
 
 def fill(connection: Connection, plan: Plan) -> None:
-    """Make the table anew, and fill it with sessions."""
+    """Make the table again, and fill it with sessions."""
 
     class Base(DeclarativeBase):
         pass
@@ -152,7 +152,7 @@ def fill(connection: Connection, plan: Plan) -> None:
 def change(connection: Connection, plan: Plan, number: int) -> None:
     """Make so many updates of random rows, each in a transaction."""
     connection.execute(text("SELECT setseed(0.5)"))
-    # Autovacuum hears of updates when the statement that made them is over.
+    # Autovacuum learns of updates when the statement that made them is over.
     step = 60 if plan.is_slow else number
     for start in range(0, number, step):
         connection.exec_driver_sql(
@@ -197,7 +197,7 @@ def _change(server: Server, plan: Plan, number: int) -> None:
 
 
 def measure(server: Server, plan: Plan, times: int) -> Found:
-    """Fill a table, update each row so many times, and tell what that came to."""
+    """Fill a table, update each row so many times, and return the result."""
     server.administer(lambda c: fill(c, plan))
     before, position = _size(server, plan.table), _position(server)
     number = plan.rows * times
@@ -272,7 +272,7 @@ def _print_all(server: Server, rows: int) -> None:
     with ThreadPoolExecutor() as pool:
         results = pool.map(lambda plan: measure(server, plan, 6), plans)
         for title, found in zip(AUTOVACUUM, results, strict=True):
-            # The log is that of all three.
+            # The log has all three.
             print(f"{title:13}{'20 KB':10}{_show(found, log='')}")
 
 

@@ -1,4 +1,4 @@
-"""A process of its own for each contender, which waits until it is its turn."""
+"""A process for each contender, which waits for its turn."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Costs(NamedTuple):
 
     @property
     def statements(self) -> int:
-        """The number of statements that are about data."""
+        """The number of statements that deal with data."""
         return sum(word not in _OF_TRANSACTIONS for word in self.sql)
 
     @property
@@ -47,9 +47,9 @@ _OF_TRANSACTIONS = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
 
 
 class Worker:
-    """One contender in a process of its own. It does nothing unless it is asked.
+    """One contender in its own process, which does nothing unless it's asked.
 
-    Neither the listeners of one contender nor its modules cost another one anything.
+    That way, a contender's listeners and modules don't cost another one anything.
     """
 
     def __init__(self, contender: str, url: str):
@@ -63,7 +63,7 @@ class Worker:
     def prepare(self, workload: Workload) -> bool:
         """Make an application that does the workload, and a session for it.
 
-        Return false if the contender cannot do it.
+        Return false if the contender can't do it.
         """
         can: bool = self._ask("prepare", workload)
         return can
@@ -97,7 +97,7 @@ class Worker:
 
 
 def _run(connection: Connection, contender: str, url: str) -> None:
-    # Not the place to hear of what Pyramid's dependencies deprecate.
+    # What Pyramid's dependencies deprecate doesn't matter here.
     warnings.simplefilter("ignore")
     preparation: _Preparation | None = None
     kind = contender_class(contender)
@@ -105,7 +105,7 @@ def _run(connection: Connection, contender: str, url: str) -> None:
     while True:
         try:
             name, *arguments = connection.recv()
-        except EOFError:  # the process that asks was interrupted
+        except EOFError:  # the asking process was interrupted
             return
         answer = None
         if name in ("prepare", "close") and preparation is not None:
@@ -185,7 +185,7 @@ def _body(answer: Iterable[bytes]) -> bytes:
 
 
 def _sent(words: list[str]) -> list[str]:
-    """Leave out transactions without statements: no driver begins these."""
+    """Leave out transactions without statements: drivers don't begin these."""
     sent: list[str] = []
     for word in words:
         if word in ("COMMIT", "ROLLBACK") and sent and sent[-1] == "BEGIN":

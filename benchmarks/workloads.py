@@ -20,8 +20,9 @@ class Workload(NamedTuple):
 
     ``sql``, ``extra_trips`` and ``target`` are the goals of ``contender``: the SQL
     statements, the round trips to the database above those of the floor, and the ratio
-    of its time to the floor's. ``isolation`` is the isolation level if it is not the
-    database's own, ``backend`` the only kind of database where the row means something.
+    of its time to the floor's. ``isolation`` is the isolation level if it isn't the
+    database's default, ``backend`` the only kind of database where the row means
+    something.
     """
 
     name: str
@@ -84,9 +85,10 @@ WORKLOADS = (
 
 
 class Rivalry(NamedTuple):
-    """What our time is to be in terms of another contender's, in one row.
+    """The target for our time as a ratio to another contender's, in one row.
 
-    ``target`` without cryptography, ``fast_target`` with it; None where there is none.
+    ``target`` is without cryptography, and ``fast_target`` with it; None if there is
+    none.
     """
 
     rival: str

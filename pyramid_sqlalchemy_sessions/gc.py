@@ -128,7 +128,7 @@ def _reseal(
     left = census_of(engine, config)
     remaining = left.sealed if arguments.unseal else left.stale
     done = "decrypted" if arguments.unseal else "encrypted again"
-    text = f"{number} rows of {name} {done}, {remaining} left"
+    text = f"{number} rows of {name} {done}, {remaining} are left"
     if left.lost:
         text += f", {left.lost} of them with a key that isn't in the ring"
     say(f"{text}.")

@@ -323,7 +323,9 @@ def test_application_that_does_not_start(run, name, value, said):
 def test_mistyped_prefix(run, engine, name):
     """A setting that nobody reads because its prefix is mistyped is pointed out."""
     report = run(app={name: "60"})
-    assert report.hint == [f"settings {name} is not read: is it session.idle_timeout?"]
+    assert report.hint == [
+        f"settings {name} isn't read: did you mean session.idle_timeout?"
+    ]
     assert report.status == 0
 
 
@@ -348,7 +350,7 @@ def test_sessions_of_others(run, engine):
     ]
     report = run(app={"without": "include factory", "csrf": "1"})
     assert report.hint == [
-        "settings request.session has no factory:"
+        "settings request.session has no factory: call"
         ' config.include("pyramid_sqlalchemy_sessions")'
     ]
     assert report.status == 0
@@ -386,11 +388,11 @@ def test_prefix(run, engine):
     ("settings", "said"),
     [
         ({"cookie_secure": "auto"}, "set cookie_secure = true"),
-        ({"cookie_secure": "false"}, "without https, too"),
-        ({"cookie_secure": "true"}, "begins with __Host- would"),
-        ({"cookie_secure": "true", "cookie_path": "/a"}, "begins with __Secure- would"),
+        ({"cookie_secure": "false"}, "also sent without https"),
+        ({"cookie_secure": "true"}, "starts with __Host- would"),
+        ({"cookie_secure": "true", "cookie_path": "/a"}, "starts with __Secure- would"),
         ({"cookie_httponly": "false"}, "scripts can read it"),
-        ({"cookie_samesite": " "}, "browsers do what they like"),
+        ({"cookie_samesite": " "}, "each browser uses its own default"),
         (
             {"cookie_partitioned": "true", "cookie_secure": "true"},
             "only with cookie_samesite = None",
@@ -408,12 +410,13 @@ def test_cookie(run, engine, settings, said):
 def test_timeouts(run, engine):
     """Timeouts that are off although the model has the mixin are pointed out."""
     report = run(AsJSON)
+    assert "timeouts the model has IdleMixin, but idle_timeout isn't set" in report.hint
     assert (
-        "timeouts the model has IdleMixin, and idle_timeout is not set" in report.hint
+        "timeouts sessions never expire: their rows stay, and users stay logged in"
+        in (report.hint)
     )
-    assert "timeouts no session expires, ever: rows and logins stay" in report.hint
     report = run(OwnTimeout)
-    assert "timeouts idle_timeout is what a session has set, or none" in report.ok
+    assert "timeouts idle_timeout is up to each session" in report.ok
     assert [each for each in report.hint if each.startswith("timeouts")] == []
 
 
@@ -459,7 +462,7 @@ def test_dbsession_that_is_not_joined(run, engine):
     """A dbsession that zope.sqlalchemy does not know is an error."""
     report = run(app={"without": "zope.sqlalchemy"})
     (said,) = report.error
-    assert said.startswith("dbsession is not joined to the transaction")
+    assert said.startswith("dbsession hasn't joined the request's transaction")
     assert report.status == 1
 
 
@@ -529,7 +532,7 @@ def test_missing_table(run, make_engine):
     """A table that is not there is an error, and is not made."""
     report = run()
     assert report.error == [
-        "table check_everything is not there: migrate, or create it"
+        "table check_everything doesn't exist: migrate, or create it"
     ]
     assert report.status == 1
     assert inspect(make_engine()).get_table_names() == []
@@ -581,10 +584,10 @@ def test_types_and_nullability(run, engine):
     )
     report = run()
     assert report.hint == [
-        "table the column created is INTEGER; BIGINT is meant",
-        "table the column flash is nullable, and need not be",
+        "table the column created is INTEGER; it should be BIGINT",
+        "table the column flash is nullable, but needn't be",
     ]
-    assert report.error == ["table the column userid must be nullable, and is not"]
+    assert report.error == ["table the column userid must be nullable, but isn't"]
 
 
 @on_mariadb
@@ -596,8 +599,8 @@ def test_types_of_mariadb(run, engine):
         "ALTER TABLE check_everything ENGINE = MyISAM",
     )
     report = run()
-    assert report.hint == ["table the column data is BLOB; LONGBLOB is meant"]
-    assert report.error == ["table MyISAM has no transactions: take InnoDB"]
+    assert report.hint == ["table the column data is BLOB; it should be LONGBLOB"]
+    assert report.error == ["table MyISAM has no transactions: use InnoDB"]
 
 
 @on_postgresql
@@ -668,7 +671,7 @@ def test_rows_from_before_the_idle_timeout(run, engine):
     insert_old(engine, AsJSON, data={}, idle_expire=5)
     report = run(AsJSON, idle_timeout="60")
     (said,) = rows_in(report)
-    assert said.startswith("rows in 1 of the 2 rows idle_expire is NULL: the idle")
+    assert said.startswith("rows in 1 of the 2 rows, idle_expire is NULL: the idle")
     assert report.status == 0
     mend(engine, report)
     assert rows_in(run(AsJSON, idle_timeout="60")) == []
@@ -736,7 +739,7 @@ def test_first_rows(run, engine, monkeypatch):
     for _ in range(5):
         insert_old(engine, AsJSON, data={})
     (said,) = rows_in(run(AsJSON, idle_timeout="60"))
-    assert said.startswith("rows in 3 of the first 3 rows idle_expire")
+    assert said.startswith("rows in 3 of the first 3 rows, idle_expire")
 
 
 # Retries without the include.
@@ -751,8 +754,8 @@ def test_pyramid_retry_alone(run, engine, catch_all):
     missed = {
         "postgresql": "lock timeouts, lost connections",
         "sqlite": "database is locked",
-        "mysql": "lock timeouts, changed records (innodb_snapshot_isolation), what a"
-        " cluster refuses, lost connections",
+        "mysql": "lock timeouts, changed records (innodb_snapshot_isolation),"
+        " transactions that a cluster refuses, lost connections",
     }[engine.dialect.name]
     assert f"{missed}: config.include(" in said
 
@@ -769,5 +772,5 @@ def test_pyramid_retry_alone_with_another_driver(run, engine, database_url):
     app = {"without": "retry", "pyramid_retry": "1"}
     app["sqlalchemy.url"] = url.render_as_string(hide_password=False)
     said = " ".join(run(app=app).hint)
-    assert "does not try again" in said
+    assert "doesn't try these again" in said
     assert "deadlocks, lock timeouts" in said

@@ -372,7 +372,8 @@ def test_setting_of_another_library_is_refused_with_a_way_out():
     with pytest.raises(ConfigurationError) as caught:
         refuse_unknown_settings({"web.type": "file"}, "web.")
     assert str(caught.value).startswith(
-        "'web.type' is not a setting; known are web.secret_key, web.model_class, web."
+        "'web.type' is not a setting; the known names are web.secret_key,"
+        " web.model_class, web."
     )
     assert "session_factory_from_settings() and another prefix" in str(caught.value)
 

@@ -757,7 +757,7 @@ def test_thief_is_a_stranger_after_a_login(browser, clock):
     before = len(alarms(browser))
     for seconds in (0, 60):
         clock.shift(seconds)
-        assert "Of no use." in browser.times()["thief"]
+        assert "Useless." in browser.times()["thief"]
         page = press(browser.use(), "/timeouts/thief")
         assert "The thief is a stranger here." in messages(page)[-1]
         assert len(alarms(browser)) == before

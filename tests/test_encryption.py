@@ -640,25 +640,25 @@ def test_command(
     model = application.model
     assert command(model, "--reseal") == (
         0,
-        f"0 of {model.__name__} encrypted anew, 0 are left.\n",
+        f"0 rows of {model.__name__} encrypted again, 0 are left.\n",
     )
     ring = f"{OTHER_SECRET} {SECRET}"
     status, told = command(model, "--reseal", "--dry-run", keys=ring)
     assert (status, "7 are left" in told) == (0, True)
     status, told = command(model, "--reseal", keys=OTHER_SECRET)
     assert status == 1
-    assert "7 of them with a key that is not in the ring" in told
+    assert "7 of them with a key that isn't in the ring" in told
     assert command(model, "--reseal", "--quiet", keys=ring) == (0, "")
     status, told = command(model, "--unseal", keys=OTHER_SECRET)
     assert (status, "encrypted_accept_plain" in told) == (1, True)
     status, told = command(model, "--unseal", keys=OTHER_SECRET, accepts=True)
-    assert (status, "7 of" in told, " 0 are left" in told) == (0, True, True)
+    assert (status, "7 rows of" in told, " 0 are left" in told) == (0, True, True)
     status, told = command(model, "--reseal", keys=OTHER_SECRET)
     assert (status, "7 are left" in told) == (1, True)
     status, told = command(
         model, "--reseal", "--batch-size", "2", keys=ring, accepts=True
     )
-    assert (status, "7 of" in told) == (0, True)
+    assert (status, "7 rows of" in told) == (0, True)
 
 
 class PlainBase(DeclarativeBase):

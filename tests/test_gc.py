@@ -621,13 +621,13 @@ def test_main(engine, configure, sessions, capsys, caplog):
     assert left(engine, Both) == {sessions}
     assert capsys.readouterr() == ("", "")
     (line,) = caplog.messages
-    assert line.startswith("Deleted 2 expired of Both in 0.")
+    assert line.startswith("Deleted 2 expired rows of Both in 0.")
 
 
 def test_dry_run(engine, configure, sessions, capsys):
     """A dry run counts, and deletes nothing."""
     assert gc.main([configure(idle_timeout=1000), "--dry-run"]) == 0
-    assert capsys.readouterr() == ("2 of Both have expired.\n", "")
+    assert capsys.readouterr() == ("2 rows of Both have expired.\n", "")
     assert len(left(engine, Both)) == 3
 
 
@@ -636,14 +636,14 @@ def test_quiet_dry_run(configure, sessions, capsys, caplog, engine):
     caplog.set_level(logging.INFO, gc.__name__)
     assert gc.main([configure(idle_timeout=1000), "--dry-run", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
-    assert caplog.messages == ["2 of Both have expired; none was deleted."]
+    assert caplog.messages == ["2 rows of Both have expired; none were deleted."]
 
 
 @on_sqlite
 def test_no_timeout(engine, configure, sessions, capsys):
     """Without any timeout the command says so, and that is no failure."""
     assert gc.main([configure()]) == 0
-    assert "No timeout is set: no Both can expire." in capsys.readouterr().out
+    assert "No timeout is set, so no Both can expire." in capsys.readouterr().out
     assert len(left(engine, Both)) == 3
     assert gc.main([configure(), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
@@ -848,7 +848,7 @@ def test_application_without_sessions(configure, capsys, tmp_path, database_url)
     path = tmp_path / "none.ini"
     path.write_text(CONFIGURATION.format(url=database_url, settings=""))
     assert gc.main([str(path)]) == 1
-    assert "is none of pyramid_sqlalchemy_sessions" in capsys.readouterr().err
+    assert "doesn't come from pyramid_sqlalchemy_sessions" in capsys.readouterr().err
 
 
 @on_sqlite

@@ -502,7 +502,9 @@ def test_user_who_is_no_number(engine: Engine) -> None:
     """A text that is no number is refused at the call, also where that is SQLite."""
     application = make(engine, Blob)
     for value in (MARKER, "7.0", "07", " 7", b"7", 7.0, True):
-        with pytest.raises(TypeError, match="a userid of this model is an int") as info:
+        with pytest.raises(
+            TypeError, match="a userid of this model must be an int"
+        ) as info:
             Browser(application).visit(
                 lambda r, value=value: put(r.session, "userid", value)
             )

@@ -403,7 +403,7 @@ UNQUOTED = {
     ),
     "other manager": (
         lambda e, log: log.other_manager(),
-        ("not stored", "register(dbsession, transaction_manager=request.tm)"),
+        ("isn't stored", "register(dbsession, transaction_manager=request.tm)"),
     ),
     "wrong userid": (
         lambda e, log: failure(

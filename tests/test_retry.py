@@ -738,7 +738,7 @@ def test_time_between_attempts_is_short_by_default(monkeypatch, engine):
 def test_wrong_time_is_refused(name, value):
     """The error names the setting, the value and what would be valid."""
     config = Configurator(settings={name: value})
-    with pytest.raises(ConfigurationError, match=f"{name} = {value!r}: valid is"):
+    with pytest.raises(ConfigurationError, match=f"{name} = {value!r}: it must be"):
         config.include("pyramid_sqlalchemy_sessions.retry")
 
 

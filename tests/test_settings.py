@@ -401,8 +401,8 @@ def test_value_whose_repr_fails_is_shown_by_its_type():
         ("idle_timout", "did you mean idle_timeout?"),
         ("COOKIE_NAME", "did you mean cookie_name?"),
         ("samesite", "did you mean cookie_samesite?"),
-        ("zzz", "known are dbsession_name, cookie_name, "),
-        ("secret_key", "known are "),
+        ("zzz", "the known names are dbsession_name, cookie_name, "),
+        ("secret_key", "the known names are "),
     ],
 )
 def test_unknown_setting_is_refused_with_a_hint(name, hint):

@@ -610,7 +610,7 @@ def test_a_limit_is_a_number_of_sessions(stores, timed):
     """A negative one would mean something else to each database."""
     put(stores, Timed, idle_expire=NOW - 1)
     with stores.begin(timed) as store:
-        with pytest.raises(ValueError, match="must not be negative, and is -1"):
+        with pytest.raises(ValueError, match="must not be negative, but is -1"):
             store.delete_expired(limit=-1)
         assert store.get(row(stores, Timed).id) is None
     assert len(rows(stores, Timed)) == 1
@@ -733,7 +733,7 @@ def test_without_users(stores, plain):
 
 def test_keep_is_no_session(stores, timed):
     """Something else to keep is a mistake, and nothing is ended."""
-    wrong = pytest.raises(TypeError, match="or the id of one, not str")
+    wrong = pytest.raises(TypeError, match="or an id, not str")
     with stores.begin(timed) as store, wrong:
         store.revoke_user(7, keep="new")
 
@@ -742,9 +742,9 @@ def test_wrong_arguments():
     """A dbsession of the other kind, and a factory that is none, are told apart."""
     factory = make_factory(Plain, Clock(NOW))
     plain, asynchronous = Session(), AsyncSession()
-    with pytest.raises(TypeError, match="for an AsyncSession there is Async"):
+    with pytest.raises(TypeError, match="for an AsyncSession, use Async"):
         SessionStore(asynchronous, factory)
-    with pytest.raises(TypeError, match="for a Session there is SessionStore"):
+    with pytest.raises(TypeError, match="for a Session, use SessionStore"):
         AsyncSessionStore(plain, factory)
     for make in (
         lambda: SessionStore(plain, None),

@@ -28,8 +28,8 @@ class _Entry(NamedTuple):
     server: tuple[str, Callable[[], bool]] | None = None
 
 
-#: What heads the column of each, where its class is, the packages that it needs, those
-#: that it must not find, and the server that it needs besides the database.
+#: For each: the head of its column, where its class is, the packages that it needs,
+#: those that it mustn't find, and the server that it needs besides the database.
 CONTENDERS = {
     "floor": _Entry("floor", "floor.Floor", without=("cryptography",)),
     "sessions": _Entry("ours", "sessions.Sessions", without=("cryptography",)),
@@ -54,7 +54,7 @@ CONTENDERS = {
         "Django",
         "django_sessions.DjangoSessions",
         needs=("django",),
-        # It would prefer this to psycopg2, which the others have.
+        # It would prefer this to psycopg2, which the others use.
         without=("psycopg",),
     ),
     "flask-session": _Entry(
@@ -69,7 +69,7 @@ CONTENDERS = {
     ),
 }
 
-#: Those that ours is compared with, unless the command line names others.
+#: What ours is compared with, unless the command line names others.
 OTHERS = tuple(
     name
     for name in CONTENDERS
@@ -85,7 +85,7 @@ OTHERS = tuple(
 
 
 def why_not(name: str) -> str | None:
-    """Say why a contender cannot take part here; None if it can."""
+    """Say why a contender can't take part here, or return None if it can."""
     entry = CONTENDERS[name]
     missing = [each for each in entry.needs if find_spec(each) is None]
     if missing:

@@ -1,4 +1,4 @@
-"""What a contender is, and what those that are made alike have in common."""
+"""What a contender is, and what contenders of the same make have in common."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = [
     "sql_of",
 ]
 
-#: The idle timeout, in seconds, where there is one.
+#: The idle timeout in seconds, if there is one.
 TIMEOUT = 3600
 
 
 class Contender:
-    """An application that does the actions which the workloads name.
+    """An application that does the actions that the workloads name.
 
     ``create`` is one of them: its response sets the cookie of a session that has
     ``self.data`` and what ``workload.model`` says.
@@ -55,15 +55,15 @@ class Contender:
         raise NotImplementedError
 
     def sql(self) -> AbstractContextManager[list[str]]:
-        """Collect the first words of what is sent to the database meanwhile."""
+        """Collect the first words of what's sent to the database in the meantime."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Remove what was made in the database."""
+        """Remove what it has made in the database."""
 
 
 class DictContender(Contender):
-    """The actions that every session can do which is a dict: ``request.session``."""
+    """The actions of every session that's a dict: ``request.session``."""
 
     @classmethod
     def can(cls, workload: Workload, backend: str) -> bool:
@@ -173,7 +173,7 @@ class PyramidDictContender(DictContender, PyramidContender):
 
 @contextmanager
 def sql_of(engine: Engine) -> Iterator[list[str]]:
-    """Collect the first words of what the engine sends to the database meanwhile."""
+    """Collect the first words of what the engine sends in the meantime."""
     words: list[str] = []
 
     def statement(

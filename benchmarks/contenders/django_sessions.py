@@ -88,7 +88,7 @@ def _configure(url: URL) -> None:
     django.setup()
 
 
-#: What is particular of each kind of database.
+#: What's particular to each kind of database.
 _DATABASES: dict[str, dict[str, Any]] = {
     "postgresql": {"ENGINE": "django.db.backends.postgresql"},
     "sqlite": {

@@ -1,4 +1,4 @@
-"""The floor: no session, but views that do by hand the least that one needs."""
+"""The floor: no session, but views that do the least that one needs by hand."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Floor(PyramidContender):
 
 
 def _tables(metadata: MetaData, model: str) -> tuple[Table, Table | None]:
-    """Return a table of the shape that the library's has, and perhaps one of users."""
+    """Return a table like the library's, and perhaps one of users."""
     users = None
     own: list[Column[Any]] = []
     if model == "user":

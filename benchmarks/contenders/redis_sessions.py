@@ -21,7 +21,7 @@ _PREFIX = "benchmark:"
 
 
 class RedisSessions(PyramidDictContender):
-    """Redis on this machine, whose keys get a prefix of their own."""
+    """Redis on this machine; the keys get their own prefix."""
 
     def __init__(self, url: str, workload: Workload):
         super().__init__(url, workload, MetaData())
@@ -39,7 +39,7 @@ class RedisSessions(PyramidDictContender):
 
     @contextmanager
     def sql(self) -> Iterator[list[str]]:
-        """Collect the names of the commands: what is in one pipeline is one trip."""
+        """Collect the names of the commands: a pipeline is one trip."""
         words: list[str] = []
         send = redis.Connection.send_packed_command
 
@@ -66,7 +66,7 @@ def _clear() -> None:
 
 
 def redis_answers() -> bool:
-    """Tell whether there is a Redis."""
+    """Tell whether a Redis is running."""
     with redis.Redis.from_url(_URL, socket_connect_timeout=2) as client:
         try:
             client.ping()

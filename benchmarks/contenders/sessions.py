@@ -45,8 +45,8 @@ class Sessions(PyramidContender):
         self.model, user_class = _models(metadata, workload.model, self.mixins)
         super().__init__(url, workload, metadata)
         self.secret_key = generate_secret_key()
-        # The clock goes on by a second whenever it is looked at, so that each request
-        # has to extend: the idle timeout is in whole seconds.
+        # The clock advances by a second whenever it's read, so that each request has to
+        # extend: the idle timeout is in whole seconds.
         hurried = SimpleNamespace(time=count(int(time.time())).__next__)
         self.clock = mock.patch.object(sessions_config, "time", hurried)
         if workload.model == "idle":
@@ -132,7 +132,7 @@ def _models(
 ) -> tuple[type, type | None]:
     """Return the model of the session, and that of its user if it has one.
 
-    The mixins are for the plain one.
+    The mixins are added to the plain one.
     """
     Base: Any = declarative_base(metadata=metadata)
 

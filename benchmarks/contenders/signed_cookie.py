@@ -15,14 +15,15 @@ __all__ = ["SignedCookie"]
 
 
 class SignedCookie(PyramidDictContender):
-    """``SignedCookieSessionFactory``, which asks no database."""
+    """``SignedCookieSessionFactory``, which doesn't use a database."""
 
     def __init__(self, url: str, workload: Workload):
         super().__init__(url, workload, MetaData())
         self.factory = SignedCookieSessionFactory(
             secrets.token_hex(64),
             timeout=TIMEOUT if self.extends else None,
-            # -1, as with 0 there is no new cookie within the second of the last one.
+            # It's -1, because with 0 there's no new cookie within the second of the
+            # last one.
             reissue_time=-1 if self.extends else None,
             serializer=JSONSerializer(),
         )

@@ -571,7 +571,7 @@ def test_a_row_that_holds_garbage(engine, column):
         spoil = f"UPDATE full_session SET {column} = 'garbage' WHERE id = '{id}'"
         dbsession.execute(text(spoil))
         store = SessionStore(dbsession, factory)
-        with pytest.raises(InconsistentDataError, match="by revoke_user") as caught:
+        with pytest.raises(InconsistentDataError, match="with revoke_user") as caught:
             store.of_user(7)
         assert "garbage" not in str(caught.value)
         assert store.revoke_user(7) == 2

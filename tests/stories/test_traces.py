@@ -155,7 +155,7 @@ def test_stored_session(developer):
         developer.visit(view)
     assert developer.story == [
         "cookie: good",
-        "loaded: begun 1 h 2 min ago, version 1",
+        "loaded: started 1 h 2 min ago, version 1",
         "change: session['cart'] was changed in place",
         "stored: data (version 2)",
         "sent: no cookie: the browser keeps what it has",
@@ -173,7 +173,7 @@ def test_time_left(sqlite_engine):
     loaded, *rest = developer.story[1:]
     # A second more or less may pass.
     assert re.fullmatch(
-        r"loaded: begun 5 min 3\d s ago, version 1, idle timeout in 4 min (2\d|30) s,"
+        r"loaded: started 5 min 3\d s ago, version 1, idle timeout in 4 min (2\d|30) s,"
         " absolute timeout in 1 h 54 min",
         loaded,
     )
@@ -200,7 +200,7 @@ def test_reads(developer):
     with statements(developer.application.engine) as executed:
         developer.visit(lambda request: page(request.session["cart"]))
     assert developer.story[-2:] == [
-        "unchanged: the session was only looked at",
+        "unchanged: the session was only read",
         "sent: no cookie: the browser keeps what it has",
     ]
     assert {each.split()[0] for each in executed} == {"SELECT"}
@@ -267,7 +267,7 @@ def test_dead_cookies(developer):
     developer.visit(lambda request: page(request.session.update(n=5)))
     assert developer.story[0].startswith("cookie: late: ")
     assert (
-        "not stored: the cookie came too late, and nobody logged in" in developer.story
+        "not stored: the cookie came too late, and no user logged in" in developer.story
     )
     with later(1000):
         developer.visit(lambda request: page(len(request.session)))
@@ -303,7 +303,7 @@ def test_rollback(developer):
     developer.visit(view)
     assert developer.story[2:4] == [
         "change: session['cart'] was changed in place",
-        "rolled back: HTTPSeeOther, a response that was raised, and not returned",
+        "rolled back: HTTPSeeOther, a response that was raised instead of returned",
     ]
     assert developer.line_of("HTTPSeeOther").endswith(" in view")
 
@@ -342,7 +342,7 @@ def test_exception_view(sqlite_engine):
         (
             lambda request: Response("no", status=409),
             {"tm.commit_veto": "pyramid_tm.default_commit_veto"},
-            "tm.commit_veto said so of the response 409 Conflict",
+            "tm.commit_veto rejected the response 409 Conflict",
         ),
         (
             lambda request: request.tm.abort() or (request.tm.begin() and None),
@@ -444,7 +444,7 @@ def test_merge(engine):
 
     developer.visit(view)
     assert (
-        "stored: data (version 3); merged with what another request stored meanwhile"
+        "stored: data (version 3); merged with what another request has stored"
         in developer.story
     )
 
