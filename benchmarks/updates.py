@@ -9,8 +9,8 @@ on the server. The updates are:
 ``extension``
     of ``idle_expire`` alone.
 ``1 KB``, ``20 KB``
-    of ``data`` as well, and of ``version``. PostgreSQL keeps the 20 KB outside the table
-    (TOAST), and compresses them.
+    of ``data`` as well, and of ``version``. PostgreSQL keeps the 20 KB outside the
+    table (TOAST), and compresses them.
 
 What is counted, for indexes besides the primary key and for fill factors:
 

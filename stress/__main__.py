@@ -1,8 +1,8 @@
-"""Break things while clients write, and look whether anything was lost.
+"""Break things while clients write, and check whether anything was lost.
 
 Run ``python -m stress [--quick] [--json FILE] [SCENARIO ...]`` in a checkout. It starts
 its own servers, from the programs of Debian's packages ``postgresql`` and
-``mariadb-server``. ``python -m stress oracle`` is another program, see ``oracle.py``.
+``mariadb-server``. ``python -m stress oracle`` is another program: see ``oracle.py``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def play(lab: Lab, scenarios: list[Scenario]) -> list[dict[str, Any]]:
-    """Play the scenarios, print what came of each, and return it."""
+    """Play the scenarios, print the result of each, and return the results."""
     rows = []
     print(HEAD)
     for scenario in scenarios:

@@ -1,6 +1,6 @@
-"""The application under load: each write is in its session and in a table of its own.
+"""The application under load: each write is in its session and in another table.
 
-Its workers are processes, which learn from the environment what to do.
+Its workers are processes, which get their options from the environment.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class Options:
 
     ``on_connect`` are statements for each new connection. With ``sqlite_recipe``
     SQLite's connections are as the documentation recommends for several processes.
-    ``session`` has settings of sessions, ``other`` those of another application, if
-    there is one at ``/other``, ``clock`` names a file that holds by how many seconds
-    the clock of the sessions is wrong.
+    ``session`` has the settings of sessions, ``other`` those of another application at
+    ``/other``, if there is one. ``clock`` names a file with the number of seconds that
+    the sessions' clock is wrong by.
     """
 
     url: str
@@ -82,7 +82,7 @@ class Options:
         return {**os.environ, OPTIONS: json.dumps(asdict(self))}
 
     def make_engine(self, **more: Any) -> Engine:
-        """Make an engine as the application has it."""
+        """Make an engine like the application's."""
         engine = create_engine(self.url, **{**self.engine, **more})
 
         def connected(connection: Any, record: Any) -> None:
@@ -175,7 +175,7 @@ class Progress(threading.local):
 
 
 class WrongClock:
-    """A clock that is wrong by what a file says, in seconds."""
+    """A clock that's wrong by the number of seconds in a file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -185,7 +185,7 @@ class WrongClock:
 
 
 class Reporting:
-    """Answers an exception with its name, and tells whether a COMMIT had been sent."""
+    """Answers an exception with its name, and with whether a COMMIT had been sent."""
 
     def __init__(self, application: Application, progress: Progress):
         self.registry = application.registry

@@ -40,7 +40,7 @@ class Changes(Notes):
         self.write(self.random.choice("ab"))
 
     def bump_in_place(self) -> None:
-        """Count one register up inside of the list that the session hands out."""
+        """Count one register up inside the list that the session hands out."""
         self.own()
         n = self.look("a") + 1
         if n == 1:
@@ -51,7 +51,7 @@ class Changes(Notes):
         self.part.writes["a"] = (n, self.token)
 
     def both(self) -> None:
-        """Write two registers that are never to be seen apart."""
+        """Write two registers that should never be seen apart."""
         self.own()
         p, q = self.look("p") + 1, self.look("q") + 1
         self.session.update(p=[p, self.token], q=[q, self.token])
@@ -65,7 +65,7 @@ class Changes(Notes):
         self.write(written)
 
     def append(self) -> None:
-        """Append to a list inside of the session."""
+        """Append to a list inside the session."""
         self.own()
         self.write("box")
 
@@ -76,7 +76,7 @@ class Changes(Notes):
         self.part.flashed.append(self.token)
 
     def flash_once(self) -> None:
-        """Add a message unless it is there, twice."""
+        """Add a message unless it's there, twice."""
         self.own()
         for _ in range(2):
             self.session.flash(self.token, allow_duplicate=False)
@@ -111,7 +111,7 @@ class Changes(Notes):
         self.part.values_written["blind"] = self.token
 
     def announce(self) -> None:
-        """Say that something changed, which nothing did."""
+        """Say that something changed, though nothing did."""
         self.own()
         self.session.changed()
         self.look("a")

@@ -56,11 +56,11 @@ WEIGHTS = {
 }
 
 
-#: Where the WSGI environment holds the deeds of the present attempt.
+#: Where the WSGI environment holds the deeds of the current attempt.
 DEEDS = "oracle.deeds"
 
 
-#: What keeps a session from being renewed. Every second browser doesn't do it.
+#: What keeps a session from being renewed. Every other browser doesn't do it.
 UNSTEADY = (
     "login",
     "forget",
@@ -96,9 +96,9 @@ class Deeds(Changes):
         return "tm.commit_veto" in self.request.registry.settings
 
     def answer(self) -> None:
-        """Do something in an exception view, which starts from what is stored.
+        """Do something in an exception view, which starts from what's stored.
 
-        Where a veto has everything committed, it goes on where the view failed.
+        If a veto has everything committed, it continues from where the view failed.
         """
         self.token += "h"
         deeds = [self.flash, self.read]
@@ -112,10 +112,10 @@ class Deeds(Changes):
         deeds += [self.both] if "p" not in self.part.writes else []
         self.random.choice(deeds)()
 
-    # Changes that aren't to be stored.
+    # Changes that shouldn't be stored.
 
     def savepoint(self) -> None:
-        """Take some changes back by a savepoint, others not."""
+        """Take some changes back with a savepoint, but not others."""
         self.own()
         self.write("a")
         dbsession = self.request.dbsession
@@ -170,7 +170,7 @@ class Deeds(Changes):
             self.login,
         ]
         weights = [6, 6, 6, 2, 2, *[0 if self.plan.is_steady else 1] * 3]
-        # Whether a login takes along what was done to a late session is left open.
+        # A login may or may not take along what was done to a late session.
         for _ in range(1 if self.op.is_late else 2):
             (deed,) = self.random.choices(deeds, weights)
             weights[deeds.index(deed)] = 0
@@ -231,7 +231,7 @@ class Deeds(Changes):
             self.op.parts.append(self.part)
 
     def forget(self) -> None:
-        """Log the user out, and perhaps say farewell in another session."""
+        """Log the user out, and perhaps leave a message in another session."""
         UserSessionAuthenticationHelper().forget(self.request)
         self._end()
 
@@ -270,9 +270,9 @@ class Deeds(Changes):
         return store
 
     def revoke(self) -> None:
-        """End a user's sessions but this one."""
+        """End a user's sessions, except for this one."""
         self._store().revoke_user(self.plan.user, keep=self.session)
-        # A late one is not what its cookie stood for, so that isn't kept.
+        # A late one isn't what its cookie stood for, so that isn't kept.
         self.part.revokes = (str(self.plan.user), self.part.lineage)
         self.part.counts = True
 
@@ -309,7 +309,7 @@ class Deeds(Changes):
         self.write("q")
 
     def within(self, request: Any) -> None:
-        """Do the part of the subrequest, which has a session of its own."""
+        """Do the subrequest's part, which has its own session."""
         outer, self.session = self.session, request.session
         self.look("a")
         self.write("b")
@@ -335,8 +335,8 @@ def view(request: Any) -> Response:
 
 
 def answer(request: Any) -> Response:
-    """Answer what a view raised, or what the commit did."""
-    # There are none if the session could not even be loaded.
+    """Answer an error that a view raised, or the commit."""
+    # There are none if the session couldn't even be loaded.
     deeds = request.environ.get(DEEDS) or Deeds(request, request.environ[KEY])
     deeds.answer()
     return Response("caught", status=200 if deeds.is_committed else 500)

@@ -33,7 +33,7 @@ PRE_PING = {"engine": {"pool_pre_ping": True}}
 #: Each client has a session of its own.
 NO_CONFLICTS = {"sessions": 8}
 
-#: How far the clock of the sessions is off, in seconds, one after the other.
+#: How far the sessions' clock is off, in seconds, one after another.
 JUMPS = (-3600, 3600, -86400, 0)
 
 
@@ -49,11 +49,11 @@ class Scenario:
 
     @property
     def is_unprepared(self) -> bool:
-        """Whether it shows what happens to those who do not read the documentation."""
+        """Whether it shows what happens without the documentation's advice."""
         return self.variant == UNPREPARED
 
     def play(self, lab: Lab) -> Outcome:
-        """Let it happen, and return what came of it."""
+        """Let it happen, and return the result."""
         return self.run(lab, self.kind, **self.options)
 
 
@@ -116,8 +116,8 @@ def two_applications(lab: Lab, kind: str) -> Outcome:
 def clock_jumps(lab: Lab, kind: str) -> Outcome:
     """Set the clock of the sessions back and forth, and right again.
 
-    The day that it is behind is more than the idle timeout, but whoever had a session
-    before keeps it.
+    The day that it's behind is more than the idle timeout, but sessions from before
+    stay.
     """
     clock = lab.directory / "clock"
     set_clock(clock, 0)
@@ -133,7 +133,7 @@ def clock_jumps(lab: Lab, kind: str) -> Outcome:
 
 
 def set_clock(path: Path, wrong: int) -> None:
-    """Let the clock be wrong by so many seconds."""
+    """Set the clock wrong by so many seconds."""
     new = path.with_suffix(".new")
     new.write_text(str(wrong))
     new.replace(path)
@@ -143,7 +143,7 @@ def set_clock(path: Path, wrong: int) -> None:
 
 
 def idle_connections_ended(lab: Lab, kind: str, **options: Any) -> Outcome:
-    """End all connections while nobody uses them."""
+    """End all connections while they're idle."""
     with lab.play(kind, load=NO_CONFLICTS, **options) as play:
         for _ in range(lab.rounds):
             time.sleep(lab.seconds)
@@ -205,11 +205,11 @@ def server_killed(lab: Lab, kind: str, number: int, **options: Any) -> Outcome:
         return play.verdict()
 
 
-# Databases that cannot be written to.
+# Databases that can't be written to.
 
 
 def read_only(lab: Lab, kind: str) -> Outcome:
-    """Make the database read-only for a while: reading must go on."""
+    """Make the database read-only for a while: reading must still work."""
     url = lab.new_url(kind)
     if kind == "mariadb":
         url = unprivileged(lab, url)
@@ -234,7 +234,7 @@ def read_only(lab: Lab, kind: str) -> Outcome:
 
 @contextlib.contextmanager
 def read_only_file(lab: Lab, play: Play) -> Iterator[None]:
-    """Let the workers open SQLite's file for reading only."""
+    """Have the workers open SQLite's file read-only."""
     path = make_url(play.options.url).database
     play.restart_workers(url=f"sqlite:///file:{path}?mode=ro&uri=true")
     yield
@@ -243,7 +243,7 @@ def read_only_file(lab: Lab, play: Play) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only_postgresql(lab: Lab, play: Play) -> Iterator[None]:
-    """Let all transactions of the server be read-only, as on a standby."""
+    """Make all transactions of the server read-only, as on a standby."""
     server = lab.server("postgresql")
     setting = "default_transaction_read_only"
     server.execute(f"ALTER SYSTEM SET {setting} = on", "SELECT pg_reload_conf()")
@@ -253,7 +253,7 @@ def read_only_postgresql(lab: Lab, play: Play) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only_mariadb(lab: Lab, play: Play) -> Iterator[None]:
-    """Set the server to read_only, which goes for all but administrators."""
+    """Set the server to read_only, which applies to all but administrators."""
     server = lab.server("mariadb")
     server.execute("SET GLOBAL read_only = 1")
     yield
@@ -268,7 +268,7 @@ READ_ONLY = {
 
 
 def unprivileged(lab: Lab, url: str) -> str:
-    """Return the URL for a user who may use the database, but not administer."""
+    """Return the URL for a user who may use the database, but not administer it."""
     lab.server("mariadb").execute(
         "CREATE OR REPLACE USER app@'127.0.0.1'",
         f"GRANT ALL ON {make_url(url).database}.* TO app@'127.0.0.1'",
@@ -311,7 +311,7 @@ def disk_full(lab: Lab, kind: str) -> Outcome:
 
 
 def fill(disk: Path) -> Path:
-    """Fill a disk with a file, and return that."""
+    """Fill a disk with a file, and return the file."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:

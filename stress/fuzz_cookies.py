@@ -2,9 +2,9 @@
 
 Run ``python -m stress.fuzz_cookies [--count N] [--seed N]``. Headers are put together
 at random from good, forged, altered and meaningless cookies, and then damaged. Reading
-one may raise nothing, and may yield no ticket but those that stand in it. A whole
-application that uses its session has to answer each of them; if there is no ticket, it
-may not even take a connection from the pool.
+one must not raise anything, or yield any ticket that isn't in it. A whole application
+that uses its session has to answer each of them; without a ticket, it must not even
+take a connection from the pool.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Target:
     def answer(self, header: str) -> tuple[str, list[str], list[str]]:
         """Return the status, our Set-Cookie headers, and what the database was asked.
 
-        The environ is what a server makes of the header, without WebTest's checks.
+        The environ is what a server makes from the header, without WebTest's checks.
         """
         self.asked = []
         started: list[Any] = []
@@ -142,7 +142,7 @@ class Target:
 
 
 class Judge:
-    """Knows which headers are authentic, and what has to become of each."""
+    """Knows which headers are authentic, and what has to happen to each."""
 
     def __init__(self, seed: int) -> None:
         self.cookie = SessionCookie("session", AESGCMSerializer(bytes(range(32))))
@@ -154,7 +154,7 @@ class Judge:
         self.seen: Counter[str] = Counter()
 
     def try_one(self) -> str | None:
-        """Send one header; say what was wrong with the outcome, None if nothing was."""
+        """Send one header; say what was wrong with the outcome, or return None."""
         header = self.fuzzer.header()
         request = SimpleNamespace(environ={"HTTP_COOKIE": header}, scheme="http")
         tickets, error = self.cookie.read(request)
@@ -164,7 +164,7 @@ class Judge:
         self.seen["with an error"] += error is not None
         if not present.issuperset(tickets) or (tickets and error):
             return f"{header!r} was read as {tickets!r}, {error!r}"
-        # No session is stored, so there is nothing to find.
+        # No session is stored, so there's nothing to find.
         expected = ["checkout", *["SELECT"] * len(tickets)] if tickets else []
         is_deleted = [text.startswith("session=;") for text in cookies]
         if (
@@ -177,7 +177,7 @@ class Judge:
 
 
 def main() -> None:
-    """Send the headers, and say how many there were of which sort."""
+    """Send the headers, and say how many of each sort there were."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=10**6)
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))

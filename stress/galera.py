@@ -2,8 +2,8 @@
 
 Run ``python -m stress.galera [SCENARIO ...]`` in the checkout. It starts the cluster by
 itself (see ``stress/galera_cluster.py`` for what it needs), with a worker of the real
-application at each node, prints one table, and fails if something happened that the
-documentation says does not happen.
+application at each node, prints one table, and fails if something happened that,
+according to the documentation, doesn't happen.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCENARIOS: dict[str, Callable[[Cluster], Iterator[Row]]] = {
 
 
 def main() -> None:
-    """Play the scenarios, and print what came of them."""
+    """Play the scenarios, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", default=SCENARIOS)
     arguments = parser.parse_args()

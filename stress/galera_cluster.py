@@ -2,7 +2,7 @@
 
 Each node is a ``mariadbd`` with a data directory and ports of its own; nothing of the
 machine's configuration of MariaDB is read. Debian's packages ``mariadb-server``,
-``galera-4``, ``rsync`` and ``lsof`` have what it takes.
+``galera-4``, ``rsync`` and ``lsof`` have what it needs.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ class Node:
         ]
 
     def kill(self) -> None:
-        """Let the server die in the midst of what it does, as in a crash."""
+        """Let the server die in the middle of its work, as in a crash."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
     def recover(self) -> tuple[str, int]:
-        """Return the cluster's id and the last transaction that the data has."""
+        """Return the cluster's id and the last transaction in the data."""
         log = self.directory / "recovery.log"
         log.unlink(missing_ok=True)
         subprocess.run(
@@ -160,7 +160,7 @@ class Node:
         self.execute("SET STATEMENT wsrep_sync_wait = 1 FOR SELECT 1")
 
     def status(self, name: str) -> str | None:
-        """Return what the server says about itself; None if it does not answer."""
+        """Return what the server says about itself, or None if it doesn't answer."""
         try:
             ((_, value),) = self.execute(f"SHOW STATUS LIKE 'wsrep_{name}'")
         except (pymysql.Error, OSError):
@@ -173,7 +173,7 @@ class Node:
 
     def wait_until_synced(self) -> float:
         """Wait until the node takes requests; return how many seconds that took."""
-        return wait(self.is_synced, f"node {self.number} is not synced, see {self.log}")
+        return wait(self.is_synced, f"node {self.number} isn't synced, see {self.log}")
 
 
 class Cluster:
@@ -226,7 +226,7 @@ class Cluster:
                 node.is_synced() and node.status("cluster_size") == str(NODES)
                 for node in self.nodes
             ),
-            "the cluster is not complete",
+            "the cluster isn't complete",
         )
 
     def execute(self, statement: str) -> None:
@@ -255,7 +255,7 @@ def waits(sync_wait: int) -> tuple[str]:
 
 
 def missing() -> str | None:
-    """Why there can be no cluster here; None when there can."""
+    """Why there can't be a cluster here, or None if there can."""
     for program in PROGRAMS:
         if shutil.which(program, path=_path()) is None:
             return f"there is no {program}"
@@ -264,7 +264,7 @@ def missing() -> str | None:
 
 @contextmanager
 def cluster(*options: str) -> Iterator[Cluster]:
-    """Start a cluster; in the end nothing is left of it."""
+    """Start a cluster, and remove all of it at the end."""
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         root.chmod(0o755)

@@ -21,8 +21,8 @@ CLIENTS = 6
 #: Nodes, attempts of pyramid_retry, wsrep_sync_wait.
 CASES = [(1, 10, 1), (2, 10, 1), (3, 10, 1), (2, 20, 1), (3, 20, 1), (3, 10, 0)]
 
-#: How often something is due in a session that is read at once, and how many times
-#: through each node.
+#: How often something is due in a session that's read by several at once, and how many
+#: requests there are through each node.
 BURSTS = 100
 READERS = 3
 
@@ -47,7 +47,7 @@ def conflicts(cluster: Cluster) -> Iterator[Row]:
             outcome.faults,
             outcome.errors,
             f"{outcome.acknowledged / DURATION:.0f} writes/s, {share:.1%} fail",
-            # Over nodes nobody can lock the row, and chance decides.
+            # A row can't be locked across nodes, so chance decides.
             may_fail=nodes > 1 and attempts < 20,
             # A client's first request may find no session at its node.
             is_promised=sync_wait > 0,
@@ -70,7 +70,7 @@ DUE = {
 
 @dataclass
 class _Reads:
-    """What came of the reads."""
+    """The results of the reads."""
 
     requests: int = 0
     gone: int = 0
@@ -80,7 +80,7 @@ class _Reads:
 
     @property
     def remark(self) -> str:
-        """What the row of the table says besides."""
+        """What else the row of the table says."""
         said = f"{self.cookies} cookies renewed" if self.cookies else ""
         return " ".join([said, *map(str, self.kinds.items())])
 

@@ -15,7 +15,7 @@ from stress.workers import ask
 
 CLIENTS = 6
 
-#: Before a fault, and after it, clients write for so many seconds.
+#: How many seconds clients write before a fault, and after it.
 WHILE = 3
 #: How long a node is dead or alone: the others need five seconds to be sure of it.
 ABSENCE = 12
@@ -59,7 +59,7 @@ def _kill_one(cluster: Cluster, case: str) -> Row:
 
 
 def all_killed(cluster: Cluster) -> Iterator[Row]:
-    """Let all nodes die at once; begin again with the one that has most."""
+    """Let all nodes die at once, and start again with the one that has the most."""
     for flush in (1, 2, 0):
         for number in range(1, CRASHES + 1):
             cluster.execute(f"SET GLOBAL innodb_flush_log_at_trx_commit = {flush}")
@@ -152,7 +152,7 @@ def isolated_reads(cluster: Cluster) -> Iterator[Row]:
 
 
 def _end(port: int, cookie: str) -> None:
-    """End a session; the first time when the nodes have given up the lost one."""
+    """End a session; the first time once the nodes have given up on the lost one."""
     status, _, body = ask(port, "/end", cookie)
     if status != 200:
         raise RuntimeError(body)

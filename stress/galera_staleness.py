@@ -1,4 +1,4 @@
-"""What a browser sees whose requests go to two nodes, one right after the other.
+"""What a browser sees if its requests go to two nodes, one right after the other.
 
 A node acknowledges a commit when the others have received it, not when they have
 applied it. Here the first request goes to node 0, the next one at once to node 1, which
@@ -70,13 +70,13 @@ Trouble = Callable[[Node, Node], AbstractContextManager[None]]
 
 @contextmanager
 def _nothing(first: Node, second: Node) -> Iterator[None]:
-    """Let both nodes do nothing else."""
+    """Give both nodes nothing else to do."""
     yield
 
 
 @contextmanager
 def _batch_job(first: Node, second: Node) -> Iterator[None]:
-    """Change many rows in each transaction of the first node, again and again."""
+    """Keep changing many rows in each transaction of the first node."""
     job = f"{DATABASE}.job"
     first.execute(f"CREATE OR REPLACE TABLE {job} (id INT PRIMARY KEY, n INT)")
     rows = ", ".join(f"({number}, 0)" for number in range(ROWS))
@@ -117,8 +117,8 @@ def _again_and_again(work: Callable[[], object]) -> Iterator[None]:
         thread.join()
 
 
-#: Values of wsrep_sync_wait (wait for the other nodes never, before reading, before
-#: anything), what else the nodes have to do, and the number of tries.
+#: Values of wsrep_sync_wait (never wait for the other nodes, wait before reading,
+#: before anything), what else the nodes have to do, and the number of tries.
 CASES: list[tuple[int, str, Trouble, int]] = [
     (0, "nothing else to do", _nothing, 1000),
     (0, "a batch job", _batch_job, 500),

@@ -3,12 +3,12 @@
 Run ``python -m stress.gc_races [--database URL] [--races N] [--isolation-level LEVEL]``
 in the checkout. It makes a table ``raced_session`` in the database.
 
-Each race is about a session in its last second. The application's clock says that it is
-alive: a request uses it, and so extends it, a read as well as a write. The collectors'
-clock is a second ahead: to them it has expired until they see the extension. So it may
-end either way, but a session whose extension was committed has to be there in the end,
-and no request may fail except for the session that it has lost. Every third session
-has expired for the application, too, and has to be gone in the end.
+Each race is about a session in its last second. The application's clock says that it's
+alive: a request uses it, which extends it, no matter whether it reads or writes. The
+collectors' clock is a second ahead: to them it has expired until they see the
+extension. So it may go either way, but a session whose extension was committed has to
+be there in the end, and a request may only fail because it has lost its session. Every
+third session has expired for the application, too, and has to be gone in the end.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Outcome:
 
 
 class Racer:
-    """The application, and a browser that uses one session after the other."""
+    """The application, and a browser that uses one session after another."""
 
     def __init__(self, url: str, isolation_level: str | None):
         self.engine = _engine(url, isolation_level)
@@ -164,14 +164,14 @@ def _at(config: SessionConfig, now: int) -> SessionConfig:
 
 
 def race(url: str, isolation_level: str | None, races: int, queue: Any) -> None:
-    """Race in a process of its own; put the outcome into the queue."""
+    """Race in a separate process; put the outcome into the queue."""
     racer = Racer(url, isolation_level)
     queue.put(racer.race(races))
     racer.engine.dispose()
 
 
 def collect(url: str, over: Event, queue: Any) -> None:
-    """Collect again and again until it is over; put the number into the queue."""
+    """Keep collecting until the race is over; put the number into the queue."""
     engine = _engine(url)
     config = _at(
         SessionConfig.make(_NoSerializer(), RacedSession, {"idle_timeout": TIMEOUT}),
@@ -180,7 +180,7 @@ def collect(url: str, over: Event, queue: Any) -> None:
     number = 0
     while not over.is_set():
         number += sum(delete_expired(engine, config, batch_size=100))
-        # Let the application have a chance, also on SQLite.
+        # Give the application a chance, even on SQLite.
         time.sleep(0.005)
     queue.put(number)
     engine.dispose()
@@ -203,7 +203,7 @@ def run(
     racers: int = 2,
     collectors: int = 2,
 ) -> Outcome:
-    """Race, and check what is left; raise AssertionError if that is wrong."""
+    """Race, and check what's left; raise AssertionError if that's wrong."""
     engine = _engine(url)
     Base.metadata.create_all(engine)
     context = multiprocessing.get_context("spawn")
@@ -260,7 +260,7 @@ def _processes(processes: list[Any]) -> Iterator[None]:
 
 
 def main() -> None:
-    """Race as the command line says."""
+    """Race with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--database", default="sqlite:///gc_races.sqlite")
     parser.add_argument("--races", type=int, default=10**4)

@@ -16,7 +16,7 @@ Version = tuple[int, "str | None"]
 DONE, CAUGHT, CRASHED, REFUSED, ERROR = "done", "caught", "crashed", "refused", "error"
 
 
-#: A message that is flashed again and again; all others are tokens.
+#: A message that's flashed repeatedly; all others are tokens.
 AGAIN = "again"
 
 
@@ -28,7 +28,7 @@ class Cookie(NamedTuple):
 
     @classmethod
     def open(cls, serializer: AESGCMSerializer, value: str) -> Cookie | None:
-        """Return what the value of a cookie says, None if it isn't one of ours."""
+        """Return what the value of a cookie says, or None if it isn't ours."""
         try:
             plain = serializer.loads(value)
         except (CookieCryptoError, ValueError):
@@ -59,13 +59,13 @@ class Part:
     found: str | None
     #: The mark that it has afterwards.
     mark: str | None
-    #: Whether it is to be stored if the request succeeds.
+    #: Whether it should be stored if the request succeeds.
     counts: bool = True
     #: Whether an exception view did it.
     answers: bool = False
     is_stored: bool = False
-    #: Whether it may be lost though there's no error: its session was ended, or
-    #: another user's, by then.
+    #: Whether it may be lost without an error, because its session had ended, or
+    #: belonged to another user, by then.
     is_doubtful: bool = False
     reads: dict[str, Version] = field(default_factory=dict)
     writes: dict[str, Version] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Part:
     deletes: str | None = None
     #: All items of the list in the session.
     items: list[str] | None = None
-    #: What the request itself noticed to be wrong.
+    #: What the request itself found to be wrong.
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -105,7 +105,7 @@ def lineage_of(mark: str | None) -> str | None:
 
 @dataclass
 class Op:
-    """One request: what it was, what came of it, and when, in seconds of one clock."""
+    """One request: what it was, how it ended, and when, in seconds of one clock."""
 
     name: str
     kind: str
@@ -120,7 +120,7 @@ class Op:
     taken: float = 0.0
     status: str = ERROR
     error: str | None = None
-    #: Where an error came from that no request should end with.
+    #: Where an error came from that a request should never end with.
     trace: list[str] = field(default_factory=list)
     attempts: int = 0
     is_late: bool = False
@@ -135,7 +135,7 @@ class Op:
     sent: Cookie | None = None
     #: Whether a cookie was deleted.
     deletes_cookie: bool = False
-    #: Whether the row was there that the cookie names, and with that renewal id.
+    #: Whether the row that the cookie names was there, and had that renewal id.
     names_row: bool = True
     accepts_renewal_id: bool = True
     checked: float = 0.0
@@ -155,7 +155,7 @@ class Op:
 
     @property
     def strays(self) -> bool:
-        """Whether an exception view's login went into a session of its own.
+        """Whether an exception view's login went into its own session.
 
         That's right if another login came first.
         """
@@ -233,7 +233,7 @@ class Violation:
 
 
 class History:
-    """The requests of a run, and what is to be looked up about them."""
+    """The requests of a run, and what can be looked up about them."""
 
     def __init__(self, ops: list[Op], *, grace: float = 60, renewal: float = 1):
         self.ops = sorted(ops, key=lambda op: op.start)
@@ -242,13 +242,13 @@ class History:
         self.patience = renewal / 2
         self.by_name = {op.name: op for op in self.ops}
         self.first = self.ops[0].start if self.ops else 0.0
-        #: The session that a cookie with this id is of.
+        #: The session that a cookie with this id belongs to.
         self.lineages: dict[str, str] = {}
         #: What is stored about each session: (request, part), in order of the ends.
         self.ends: dict[str, list[Op]] = defaultdict(list)
         self.may_end: dict[str, list[Op]] = defaultdict(list)
         self.rotations: dict[str, list[Op]] = defaultdict(list)
-        #: Requests whose cookies were taken for stolen ones.
+        #: Requests whose cookies were taken to be stolen.
         self.thefts: dict[str, list[Op]] = defaultdict(list)
         self._users: dict[str, list[tuple[int, Op, Part]]] = defaultdict(list)
         for op in self.ops:
@@ -261,7 +261,7 @@ class History:
             self._note_doubts(op)
 
     def op_of(self, token: str) -> Op | None:
-        """Return the request that a token is of."""
+        """Return the request that a token belongs to."""
         return self.by_name.get(token.rstrip("abcdefghijklmnopqrstuvwxyz"))
 
     def of_cookie(self, cookie: Cookie | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Where scenarios find servers, databases and workers, all of which end with it."""
+"""Gives scenarios their servers, databases and workers, and ends them all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SERVERS: dict[str, type[Server]] = {"postgresql": PostgreSQL, "mariadb": MariaDB
 
 
 class Missing(Exception):
-    """Raised where a scenario cannot be played, with the reason."""
+    """Raised if a scenario can't be played, with the reason."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Play:
     engine: Engine
 
     def verdict(self) -> Outcome:
-        """Let the clients end; compare what was acknowledged with what is stored."""
+        """Let the clients finish; compare what was acknowledged with what's stored."""
         self.load.rest()
         return self.load.audit(self.engine)
 

@@ -1,8 +1,8 @@
 """Clients that write, remember what was acknowledged, and look it up afterwards.
 
-A write has a number of its own, which goes to the session and, in the same transaction,
-to the application's table. It is sent once: what a client does not know it never learns
-from a second try.
+Each write has its own number, which goes to the session and, in the same transaction,
+to the application's table. It's sent once: clients don't try again to find out what
+they don't know.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ ACKNOWLEDGED = "acknowledged"
 REFUSED = "refused"
 #: Not answered, or an error of the COMMIT: it is stored or not.
 UNKNOWN = "unknown"
-#: The session was not there any more.
+#: The session wasn't there any more.
 GONE = "gone"
-#: Answered by somebody else's session.
+#: Answered by another client's session.
 FOREIGN = "foreign"
 
 
@@ -48,7 +48,7 @@ class Attempt:
 
 @dataclass
 class Outcome:
-    """What came of the requests of all clients."""
+    """The results of the requests of all clients."""
 
     acknowledged: int = 0
     #: Acknowledged, and not in both places.
@@ -59,15 +59,15 @@ class Outcome:
     half_done: int = 0
     #: Stored, although the answer was an error before the COMMIT.
     denied: int = 0
-    #: Answered by somebody else's session, reads included.
+    #: Answered by another client's session, reads included.
     foreign: int = 0
-    #: To a session that was not there any more, reads included.
+    #: To a session that wasn't there any more, reads included.
     gone: int = 0
-    #: Writes that were not acknowledged.
+    #: Writes that weren't acknowledged.
     errors: int = 0
-    #: So many of the errors leave open whether the write is stored.
+    #: How many of the errors leave open whether the write is stored.
     unknown: int = 0
-    #: So many of those are stored.
+    #: How many of those are stored.
     unknown_stored: int = 0
     reads: int = 0
     failed_reads: int = 0
@@ -78,17 +78,17 @@ class Outcome:
     #: The errors that clients saw, and how often.
     kinds: Counter[str] = field(default_factory=Counter)
 
-    #: A promise that was not kept besides, in words.
+    #: Another promise that wasn't kept, in words.
     broken: str = ""
 
     @property
     def faults(self) -> int:
-        """How often there was what must not happen, whatever breaks."""
+        """How often something happened that must not happen, whatever breaks."""
         wrong = (self.lost, self.duplicated, self.half_done, self.denied)
         return sum(wrong) + self.foreign + self.gone + bool(self.broken)
 
     def add(self, other: Outcome) -> None:
-        """Take in what came of the requests of other clients."""
+        """Add the results of other clients."""
         for each in fields(self):
             mine, theirs = getattr(self, each.name), getattr(other, each.name)
             if mine is None or theirs is None:
@@ -101,11 +101,11 @@ class Load:
     """Clients, each with one worker and one session, who write until told to stop.
 
     ``sessions`` is how many sessions the clients share. Every ``new_every``-th write
-    begins a session of its own instead. After each write there are ``reads`` requests
-    that only read. ``pause`` is what the view of a write takes, in seconds,
-    ``padding`` the length of what it writes to the table. ``prefix`` is where the
-    application is, ``cookie`` one that is sent besides that of the session,
-    ``first_number`` the number of the first write.
+    starts a new session instead. After each write there are ``reads`` requests that
+    only read. ``pause`` is what the view of a write takes, in seconds, ``padding`` the
+    length of what it writes to the table. ``prefix`` is where the application is,
+    ``cookie`` one that is sent besides that of the session, ``first_number`` the number
+    of the first write.
     """
 
     def __init__(
@@ -157,13 +157,13 @@ class Load:
             thread.start()
 
     def rest(self) -> None:
-        """Let the clients end what they are doing, and wait for that."""
+        """Let the clients finish what they're doing, and wait for that."""
         self._stopped.set()
         for thread in self._threads:
             thread.join()
 
     def fault_ended(self) -> None:
-        """Note that from now on all could go well again."""
+        """Note that from now on everything could work again."""
         self.fault_ends.append(time.monotonic())
 
     def wait_for_success(
@@ -212,7 +212,7 @@ class Load:
     def _send(
         self, client: int, number: int | None, path: str, owner: str, cookie: str
     ) -> tuple[Attempt, str | None]:
-        """Make one request; return what became of it, and the cookie of the answer."""
+        """Make one request; return its result, and the cookie of the answer."""
         port = self.ports[client % len(self.ports)]
         cookies = "; ".join(filter(None, (self.cookie, cookie)))
         answered = None

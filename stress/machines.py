@@ -1,4 +1,4 @@
-"""Workers on several machines: each uses a database server of its own."""
+"""Workers on several machines: each uses its own database server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stress.application import Options
 from stress.load import Load, Outcome, make_tables
 from stress.workers import Worker, ask
 
-#: How long anything may take, in seconds.
+#: The longest that anything may take, in seconds.
 PATIENCE = 90
 
 _numbers = itertools.count(1)
@@ -72,7 +72,7 @@ class Clock:
     def push(self, seconds: int) -> None:
         """Let so many seconds pass."""
         self._offset += seconds
-        # A rename, so that nobody reads a file that is half written.
+        # It's renamed, so that a half-written file is never read.
         written = self.path.with_suffix(".new")
         written.write_text(str(self._offset))
         written.rename(self.path)
@@ -112,7 +112,7 @@ def audit(load: Load, url: str) -> Outcome:
 def wait(
     condition: Callable[[], bool], otherwise: str, patience: float = PATIENCE
 ) -> float:
-    """Wait until it is so; return how many seconds that took."""
+    """Wait until it's true; return how many seconds that took."""
     start = time.monotonic()
     while not condition():
         if time.monotonic() > start + patience:

@@ -26,7 +26,7 @@ from tests.stories.everyday_renewals import (
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "renewal_figures.json"
 
-#: Shorter times of grace, with a tenth of the renewals.
+#: Shorter grace periods, with a tenth of the renewals.
 GRACES = (60, 30, 10, 0)
 #: Seconds between two requests of the thief, and of the user, and who is patient.
 TERMS = [
@@ -67,7 +67,7 @@ def measure_network(name: str, grace: int, renewals: int) -> dict[str, Any]:
 
 
 def measure_thief(terms: Terms, thefts: int) -> dict[str, Any]:
-    """Tell how long thieves stay."""
+    """Measure how long thieves stay."""
     figures = Theft(terms, seed=1).run(thefts).figures()
     return {**vars(terms), "thefts": thefts, **figures}
 

@@ -21,7 +21,7 @@ from stress.histories import Op, Part, Version
 #: Where the WSGI environment holds the plan of a request.
 KEY = "oracle.plan"
 
-#: Where that of a subrequest holds the deeds of the outer request.
+#: Where a subrequest's environment holds the deeds of the outer request.
 WITHIN = "oracle.within"
 
 #: What is counted up in the dict; ``box`` holds a list, whose length counts.
@@ -48,7 +48,7 @@ class WitnessedAsJSON(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a request is to do, the same in each attempt. ``op`` is where to note it."""
+    """What a request does, the same in each attempt. ``op`` is where to note it."""
 
     op: Op
     kind: str

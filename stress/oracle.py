@@ -98,7 +98,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Play the worlds, and print what came of them."""
+    """Play the worlds, and print the results."""
     parser = argparse.ArgumentParser("stress oracle", description=__doc__)
     parser.add_argument("--url", help="of a database; else those of the tests are used")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
@@ -163,7 +163,7 @@ def _report(title: str, world: World, run: Run) -> int:
 
 
 def summary(history: History, seconds: float) -> str:
-    """Say how many requests of which outcome there were."""
+    """Say how many requests there were with each outcome."""
     ops = [op for op in history.ops if op.kind != "final"]
     outcomes = Counter(op.status for op in ops)
     lost = sum(bool(op.logged) and op.status == "caught" for op in ops)

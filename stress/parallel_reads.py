@@ -2,8 +2,9 @@
 
 Run ``python -m stress.parallel_reads [--bursts N] [--increments N]`` in the directory
 that holds ``stress``. It needs a PostgreSQL and a MariaDB, see ``tests/databases.py``.
-A line says, for each isolation level and for what was due: retries for each request;
-requests that failed after the last attempt, and with what; how many requests a second.
+For each isolation level and for each thing that was due, a line says how many retries
+there were for each request, how many requests failed after the last attempt and with
+what error, and how many requests there were per second.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ EVERYTHING = (*DUE, "increment")
 
 
 def main() -> None:
-    """Carry out all plans, and print what came of them."""
+    """Carry out all plans, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bursts", type=int, default=500)
     parser.add_argument("--increments", type=int, default=500, help="of each thread")

@@ -1,4 +1,4 @@
-"""The table of what came of the scenarios."""
+"""The table with the results of the scenarios."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass
 class Row:
-    """What came of one case of a scenario.
+    """The result of one case of a scenario.
 
     ``wrong`` counts wrong answers: acknowledged writes that are lost, duplicated or
-    half done, sessions that are used after their end or are not there before it.
-    ``errors`` are answers that say that something is wrong. ``is_promised`` says that
-    neither wrong answers nor, unless something broke, errors may be.
+    half done, sessions that are used after their end or missing before it. ``errors``
+    are answers that say that something is wrong. ``is_promised`` says that there must
+    be no wrong answers and, unless something broke, no errors.
     """
 
     case: str
@@ -25,7 +25,7 @@ class Row:
 
     @property
     def breaks_promise(self) -> bool:
-        """Tell whether something happened that must not."""
+        """Tell whether something happened that mustn't."""
         failed = self.errors > 0 and not self.may_fail
         return self.is_promised and (self.wrong > 0 or failed)
 

@@ -1,10 +1,10 @@
-"""Make ten thousand mixed requests, and look for secrets in all that is said of them.
+"""Make ten thousand mixed requests, and look for secrets in everything that's logged.
 
 Run ``python -m stress.secrets_in_logs [--count N] [--seed N] [--kinds KIND ...]``.
-What is said are the lines of every logger at the level DEBUG, the tracebacks of
+It searches the lines of every logger at the level DEBUG, the tracebacks of
 requests that fail, and the ``repr()`` of the library's objects. The secrets are the
-key, each cookie, id, renewal id and CSRF token, however it is spelled, and the data of
-the sessions.
+key, each cookie, id, renewal id and CSRF token, however they're spelled, and the data
+of the sessions.
 
 ``sqlalchemy.engine`` is at INFO, and its engine hides parameters, as the documentation
 says: at DEBUG it prints the rows that it loads.
@@ -40,7 +40,7 @@ from tests.application import SECRET, Application, Browser, Failure
 from tests.databases import KINDS, Database
 from tests.stories.conftest import give_up_soon
 
-#: Begins whatever is put into a session.
+#: The start of everything that's put into a session.
 DATA = "s3cr3t-"
 OURS = AESGCMSerializer(urlsafe_b64decode(SECRET))
 THEIRS = AESGCMSerializer(bytes(32))
@@ -67,7 +67,7 @@ class WebSession(FullyFeaturedSession, Models):
 
 
 class Answered(Failure):
-    """What an exception view answers that changes the session."""
+    """The error for an exception view that changes the session."""
 
 
 def spellings(secret: bytes | str | uuid.UUID) -> set[str]:
@@ -90,7 +90,7 @@ def spellings(secret: bytes | str | uuid.UUID) -> set[str]:
 
 @contextmanager
 def everything_logged() -> Iterator[io.StringIO]:
-    """Let all loggers speak, and collect what they say."""
+    """Turn on all loggers, and collect what they say."""
     said = io.StringIO()
     handler = logging.StreamHandler(said)
     root = logging.getLogger()
@@ -244,12 +244,12 @@ NAMES = [
     for name in vars(Deeds)
     if not (name.startswith("__") or name in ("secret", "change"))
 ]
-#: After these the rows are of no use.
+#: After these, the rows are useless.
 SPOILING = ("corrupt", "misshapen", "contradictory")
 
 
 class Traffic:
-    """One application, some browsers, and an ear for what is said of them."""
+    """One application, some browsers, and a listener to what's logged about them."""
 
     def __init__(self, engine: Engine, said: io.StringIO, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -298,7 +298,7 @@ class Traffic:
         self._print(SessionStore(request.dbsession, self.factory))
 
     def visit(self) -> str | None:
-        """Make one request; return the secret that was told, None if none was."""
+        """Make one request; return the secret that was revealed, or None."""
         rng, browser = self.rng, self.rng.choice(self.browsers)
         self.name = rng.choice(NAMES)
         if rng.randrange(5) == 0:
@@ -323,7 +323,7 @@ class Traffic:
         return None
 
     def _spoil(self, browser: Browser) -> None:
-        """Give a browser a cookie that is of no use, or somebody else's."""
+        """Give a browser a useless cookie, or another browser's."""
         rng = self.rng
         rows = self._rows()
         known = rng.choice(rows)["id"].bytes if rows else bytes(16)
@@ -410,7 +410,7 @@ def main() -> None:
             finally:
                 database.drop()
             failures = sum(traffic.failed.values())
-            print(f"no secret was told; {failures} failed: {dict(traffic.failed)}")
+            print(f"no secret was revealed; {failures} failed: {dict(traffic.failed)}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from stress.machines import Clock, begin, wait
 from stress.workers import ask
 
-#: Sessions begin in batches, and then a renewal is due.
+#: Sessions are started in batches, and then a renewal is due.
 BATCH = 50
 A_WHILE = 20
 
@@ -20,8 +20,8 @@ A_WHILE = 20
 class Sequel:
     """What the two requests are.
 
-    ``first`` makes the first one, on the port given, and returns the cookie to bring in
-    the second one, for which ``status`` is the right answer. ``session`` are settings.
+    ``first`` makes the first one, on the given port, and returns the cookie for the
+    second one, for which ``status`` is the right answer. ``session`` has settings.
     """
 
     first: Callable[[int, str], str]
@@ -45,8 +45,8 @@ def _renew(port: int, cookie: str) -> str:
     return headers["Set-Cookie"].partition(";")[0]
 
 
-#: A session begins, and is to be there; it ends, and is not to be there; it gets a new
-#: cookie, which is to be good.
+#: A session starts, and should be there; it ends, and shouldn't be there; it gets a new
+#: cookie, which should be good.
 LOG_IN = Sequel(_log_in, 200)
 LOG_OUT = Sequel(_log_out, 410)
 RENEW = Sequel(_renew, 200, {"renewal_timeout": 1})
@@ -54,7 +54,7 @@ RENEW = Sequel(_renew, 200, {"renewal_timeout": 1})
 
 @dataclass
 class Tries:
-    """What came of the second requests."""
+    """The results of the second requests."""
 
     wrong: int = 0
     errors: int = 0
@@ -65,7 +65,7 @@ class Tries:
 
     @property
     def remark(self) -> str:
-        """What the row of the table says besides."""
+        """What else the row of the table says."""
         typical, worst = statistics.median(self.times), max(self.times)
         said = f"answers take {typical * 1000:.1f} ms, at most {worst * 1000:.0f} ms"
         if self.longest:
@@ -84,7 +84,7 @@ def play(sequel: Sequel, ports: list[int], clock: Clock, number: int) -> Tries:
 
 
 def _sessions(ports: list[int], clock: Clock) -> list[str]:
-    """Begin sessions, of which both machines know, and let their renewal be due."""
+    """Start sessions that both machines know, and let their renewal be due."""
     cookies = [begin(ports[0]) for _ in range(BATCH)]
     for cookie in cookies:
         wait(lambda cookie=cookie: ask(ports[1], "/read", cookie)[0] == 200, "no login")
@@ -100,7 +100,7 @@ def _bring(port: int, cookie: str, status: int, tries: Tries) -> None:
         tries.errors += 1
     elif answer != status:
         tries.wrong += 1
-        # A session that was taken for stolen never comes back.
+        # A session that was taken to be stolen never comes back.
         with contextlib.suppress(TimeoutError):
             wait(lambda: ask(port, "/read", cookie)[0] == status, "never", patience=3)
             tries.longest = max(tries.longest, time.monotonic() - start)

@@ -1,10 +1,10 @@
-"""Whether requests could have come one after the other, in an order that time allows.
+"""Tell whether requests could have come one after another, in an order that fits time.
 
 Each request has read registers in some version, and written others. That says which of
 two requests must have come first: the writer of a version before its readers, and they
 before the writer of the next version. A request that was answered when another one was
-sent comes before it, too. If all that goes round in a circle, there is no such order:
-the history isn't strictly serializable. Lost updates, write skew, torn reads and stale
+sent comes before it, too. If all of that makes a circle, there's no such order: the
+history isn't strictly serializable. Lost updates, write skew, torn reads and stale
 reads all are such circles. See Adya, "Weak Consistency", 1999, and Kingsbury and
 Alvaro, "Elle", 2020.
 """
@@ -47,7 +47,7 @@ _Node = int
 
 
 class Order:
-    """What must have come before what."""
+    """Which events must have come before which."""
 
     def __init__(self, events: Iterable[Event]):
         self.events = sorted(events, key=lambda event: event.end)
@@ -88,7 +88,7 @@ class Order:
             self.after[before].setdefault(after, why)
 
     def circles(self) -> list[list[Edge]]:
-        """Return one circle, a short one, of each tangle of events."""
+        """Return one short circle from each tangle of events."""
         return [self._short_circle(tangle) for tangle in self._tangles()]
 
     def _tangles(self) -> list[set[_Node]]:
@@ -171,7 +171,7 @@ class Order:
 
 
 def circles(events: Iterable[Event]) -> list[list[Edge]]:
-    """Return circles of events that cannot have come in any order; none is right."""
+    """Return circles of events, which no order fits; there should be none."""
     return Order(events).circles()
 
 

@@ -1,4 +1,4 @@
-"""Database servers of our own, to be killed: PostgreSQL and MariaDB as Debian has them.
+"""Our own database servers, to be killed: PostgreSQL and MariaDB as in Debian.
 
 Their settings are durable: what they acknowledge has been written to the disk.
 """
@@ -22,9 +22,10 @@ from stress.workers import PATIENCE, free_port, wait_for
 
 
 class Server:
-    """A server with a data directory and a port of its own."""
+    """A server with its own data directory and port."""
 
-    #: Whom it runs as if it is started by root, which both servers refuse to be.
+    #: The user that it runs as if root starts it, because both servers refuse to run as
+    #: root.
     user: str
 
     def __init__(self, directory: Path):
@@ -44,7 +45,7 @@ class Server:
         return {"user": self.user, "group": self.user, "extra_groups": []}
 
     def run(self, *command: str) -> None:
-        """Run a program as the server's user, to its end."""
+        """Run a program as the server's user, and wait for its end."""
         done = subprocess.run(
             command, cwd=self.directory, capture_output=True, **self._identity
         )
@@ -64,7 +65,7 @@ class Server:
         wait_for(self.is_ready, self._process)
 
     def restart(self) -> None:
-        """Start the server again, as often as it takes until the old one is gone."""
+        """Start the server again, and keep trying until the old one is gone."""
         end = time.monotonic() + PATIENCE
         while True:
             try:
@@ -82,7 +83,7 @@ class Server:
         return True
 
     def is_running(self) -> bool:
-        """Tell whether the process is there."""
+        """Tell whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     def end(self, number: int) -> None:
@@ -96,7 +97,7 @@ class Server:
         self.end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """End the server; nobody needs its data any more."""
+        """End the server; its data isn't needed any more."""
         self.end(signal.SIGQUIT)
 
     def administer(self, work: Any, database: str | None = None) -> Any:
@@ -143,7 +144,7 @@ class PostgreSQL(Server):
 
     @property
     def command(self) -> list[str]:
-        """What is run."""
+        """What's run."""
         return [
             *(_newest("/usr/lib/postgresql/*/bin/postgres"), "-D", str(self.data)),
             *("-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.directory)),
@@ -176,7 +177,7 @@ class MariaDB(Server):
 
     @property
     def command(self) -> list[str]:
-        """What is run."""
+        """What's run."""
         return [
             *("/usr/sbin/mariadbd", *self._place, f"--port={self.port}"),
             *("--bind-address=127.0.0.1", f"--socket={self.directory}/socket"),

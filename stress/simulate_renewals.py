@@ -3,7 +3,7 @@
 Run ``python -m stress.simulate_renewals [--renewals N] [--seed N] [...]`` in the
 directory that holds ``stress``. See ``tests/stories/renewal_simulation.py``. It fails
 if an honest browser was logged out, or a stolen old cookie was let in after the grace,
-and shows what went before, once for each.
+and shows what happened before, once for each.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Read sessions from a standby of PostgreSQL, and lose its primary; look what is lost.
+"""Read sessions from a standby of PostgreSQL, lose its primary, and see what's lost.
 
 Run ``python -m stress.standby [SCENARIO ...]`` in the checkout. It starts the servers
 by itself, with the programs of Debian's package ``postgresql``, and prints one table.
-It fails if something happened that the documentation says does not happen.
+It fails if something happened that, according to the documentation, doesn't happen.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Standby(PostgreSQL):
         )
 
     def promote(self) -> None:
-        """Let it follow nobody any more, and take writes."""
+        """Stop it from following, and let it take writes."""
         self.execute("SELECT pg_promote()")
 
 
@@ -76,7 +76,7 @@ class Pair:
 
     @property
     def url(self) -> str:
-        """The URL that leads to whichever of the two takes writes."""
+        """The URL that leads to the one of the two that takes writes."""
         hosts = "&".join(
             f"host=127.0.0.1:{each.port}" for each in (self.primary, self.standby)
         )
@@ -103,7 +103,7 @@ class Pair:
         wait(lambda: ask_server(self.standby, query), "the standby is behind")
 
     def lose_primary(self, stall: float) -> None:
-        """Let the primary die after it has sent nothing for a while."""
+        """Let the primary die after it hasn't sent anything for a while."""
         query = "SELECT pid FROM pg_stat_replication"
         sender = ask_server(self.primary, query)
         if stall:
@@ -115,13 +115,13 @@ class Pair:
 
 
 def ask_server(server: PostgreSQL, query: str) -> Any:
-    """Return the one value that the query is for, None if there is no row."""
+    """Return the one value that the query asks for, or None if there's no row."""
     return server.administer(lambda connection: connection.scalar(text(query)))
 
 
 @contextlib.contextmanager
 def pair() -> Iterator[Pair]:
-    """Start a primary and a standby; in the end nothing is left of them."""
+    """Start a primary and a standby, and remove all of them at the end."""
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         root.chmod(0o755)
@@ -231,7 +231,7 @@ SCENARIOS: dict[str, Callable[[], Iterator[Row]]] = {
 
 
 def main() -> None:
-    """Play the scenarios, and print what came of them."""
+    """Play the scenarios, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO")
     arguments = parser.parse_args()

@@ -20,7 +20,7 @@ from stress.histories import (
 from stress.serial_order import Event, by_session, circles
 from stress.verdicts_of_cookies import judge_cookies
 
-#: The share of requests that may be refused although they are tried again.
+#: The share of requests that may be refused although they're tried again.
 REFUSALS = 0.01
 
 
@@ -47,7 +47,7 @@ def _parts(history: History) -> Iterator[tuple[Op, Part]]:
 
 
 def versions(history: History) -> Iterator[Violation]:
-    """Nothing is written over unseen, and nothing is read that wasn't stored."""
+    """Nothing is overwritten unseen, and nothing is read that wasn't stored."""
     writers: dict[tuple[str | None, str], dict[int, tuple[Op, str | None]]]
     writers = defaultdict(dict)
     doubtful: set[tuple[str | None, str, int, str | None]] = set()
@@ -112,7 +112,7 @@ def serial_order(history: History) -> Iterator[Violation]:
 
 
 def values(history: History) -> Iterator[Violation]:
-    """A value that was replaced does not come back, and is one that was stored."""
+    """A value that was replaced doesn't come back, and each one was stored."""
     seen: dict[tuple[str, str], dict[str, list[Op]]] = defaultdict(
         lambda: defaultdict(list)
     )
@@ -152,7 +152,7 @@ def values(history: History) -> Iterator[Violation]:
 
 
 def messages(history: History) -> Iterator[Violation]:
-    """Each message is popped once or is still there, and none was never stored."""
+    """Each message was stored, and is popped once or still there."""
     flashed: dict[str, tuple[Op, str | None]] = {}
     popped: dict[str, Op] = {}
     doubtful: set[str] = set()
@@ -206,7 +206,7 @@ def messages(history: History) -> Iterator[Violation]:
 
 
 def messages_again(history: History) -> Iterator[Violation]:
-    """A message that is added several times is popped as often, or still there."""
+    """A message that's added several times is popped as often, or is still there."""
     sums: dict[str, int] = defaultdict(int)
     ops: dict[str, list[str]] = defaultdict(list)
     left: dict[str, int] = {}
@@ -236,7 +236,7 @@ def itself(history: History) -> Iterator[Violation]:
 
 
 def errors(history: History, is_retried: bool) -> Iterator[Violation]:
-    """Nothing fails but by a conflict, and with retries hardly anything does."""
+    """Nothing fails except by a conflict, and with retries hardly anything does."""
     refused = [op for op in history.ops if op.status == REFUSED]
     for op in history.ops:
         if op.status == ERROR:

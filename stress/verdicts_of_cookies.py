@@ -97,7 +97,7 @@ def honest(history: History) -> Iterator[Violation]:
 
 
 def _explains(history: History, rotation: Op, op: Op) -> bool:
-    """Tell whether the rotation's answer may not have got to the browser in time."""
+    """Tell whether the rotation's answer may have reached the browser too late."""
     if rotation is op or rotation.start > op.end:
         return False
     source = history.by_name.get(op.brought_by or "")
@@ -123,7 +123,7 @@ def excuse(history: History, op: Op) -> str | None:
 
 
 def thefts(history: History) -> Iterator[Violation]:
-    """No honest browser is taken for a thief."""
+    """An honest browser is never taken for a thief."""
     for op in history.ops:
         if op.violation and excuse(history, op) is None:
             yield Violation(
@@ -158,7 +158,7 @@ def overtaken(history: History) -> Iterator[Violation]:
 
 
 def outlived(history: History) -> Iterator[Violation]:
-    """A session that has another user takes nothing more from a request of before."""
+    """A session with another user doesn't take anything from an earlier request."""
     for op in history.ops:
         wrote = any(
             part.writes or part.values_written or part.flashed

@@ -1,7 +1,7 @@
 """Browsers that use sessions at once, in threads of several processes, and keep notes.
 
-The browsers' cookies are in a process of their own. Each browser is used by all
-threads, as if it had as many tabs. Answers come late, in another order, or not at all.
+The browsers' cookies are in another process. Each browser is used by all threads, as if
+they were its tabs. Answers come late, in another order, or not at all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.stories.parallel import engine_of
 
 OURS = AESGCMSerializer(bytes(range(32)))
 
-#: How late a request or an answer is at most, in seconds.
+#: How late a request or an answer can be, in seconds.
 DELAY = 0.05
 
 #: How long a process waits for the others.
@@ -40,7 +40,7 @@ PATIENCE = 120
 
 @dataclass(frozen=True)
 class World:
-    """What is played where. ``operations`` is the number of all requests."""
+    """What is played where. ``operations`` is the total number of requests."""
 
     url: str
     level: str
@@ -49,7 +49,7 @@ class World:
     processes: int = 2
     threads: int = 4
     browsers: int = 5
-    #: How often a request is tried; 0: pyramid_retry is not included.
+    #: How often a request is tried; with 0, pyramid_retry isn't included.
     attempts: int = 20
     #: Whether an exception view answers all errors.
     catch_all: bool = False
@@ -60,9 +60,9 @@ class World:
     renewal_timeout: int | None = 1
     renewal_grace: int | None = None
     cookie_max_age: int | None = None
-    #: What no request does.
+    #: What requests don't do.
     without: tuple[str, ...] = ()
-    #: Of a thousand answers, how many are lost; of requests and answers, how many late.
+    #: How many of a thousand answers are lost, and of requests and answers are late.
     lost: int = 20
     late: int = 200
 
@@ -108,7 +108,7 @@ class Visitors:
         )
         application.view = deeds.view
         self.wsgi = application.wsgi
-        #: Looks at rows between requests, at an isolation level of its own.
+        #: Looks at rows between requests, at its own isolation level.
         self.watcher = create_engine(world.url, isolation_level="AUTOCOMMIT")
         if self.engine.dialect.name == "sqlite":
             event.listen(self.watcher, "connect", _wait_long)
@@ -121,7 +121,7 @@ class Visitors:
         config.add_exception_view(deeds.answer, context=context)
 
     def run(self, wait: Callable[[], Any]) -> list[Op]:
-        """Make this process's share of the requests, and return what came of them."""
+        """Make this process's share of the requests, and return the results."""
         world = self.world
         share, rest = divmod(world.operations, world.processes * world.threads)
         notes: list[list[Op]] = [[] for _ in range(world.threads)]
@@ -196,7 +196,7 @@ class Visitors:
             time.sleep(chance.uniform(0, DELAY))
         if chance.randrange(1000) < self.world.lost:
             return
-        # A session that has no mark would be of no use here.
+        # A session without a mark would be useless here.
         if sent is not None and not op.strays:
             self.jars.put(browser, Held(sent or None, op.name))
         op.arrived = time.monotonic()
@@ -270,7 +270,7 @@ class Visitors:
             op.accepts_renewal_id = op.sent.renewal_id in (*ids, None)
 
     def look_at_all(self) -> list[Op]:
-        """Look at every session that there is, with a cookie made of its row."""
+        """Look at every session, with a cookie made from its row."""
         ops = []
         with self.watcher.connect() as connection:
             rows = connection.execute(select(*self._ids)).all()

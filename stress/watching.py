@@ -45,7 +45,7 @@ def watched_log() -> Iterator[None]:
 
 
 def watch_commits(engine: Engine) -> None:
-    """Note when commits begin that have written."""
+    """Note when commits of writes begin."""
     event.listen(engine, "begin", _begins)
     event.listen(engine, "before_cursor_execute", _executes)
     event.listen(engine, "commit", _commits)
@@ -68,7 +68,7 @@ def _commits(connection: Any) -> None:
 
 
 def trace_of(exc: BaseException | None) -> Iterator[str]:
-    """Return where an error came from, and those that it was raised because of."""
+    """Return where an error came from, and its causes."""
     while exc is not None:
         yield f"{type(exc).__name__}: {str(exc)[:100]}"
         for frame in traceback.extract_tb(exc.__traceback__)[-FRAMES:]:

@@ -1,4 +1,4 @@
-"""Web servers in processes of their own, to be killed."""
+"""Web servers in separate processes, to be killed."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Gunicorn(Worker):
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -111,7 +111,7 @@ def free_port() -> int:
 def ask(
     port: int, path: str, cookie: str | None = None, timeout: float = 30
 ) -> tuple[int, http.client.HTTPMessage, str]:
-    """Make one request on a connection of its own; return status, headers and body."""
+    """Make one request on its own connection; return status, headers and body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     with contextlib.closing(connection):
         headers = {"Connection": "close"}
