@@ -76,7 +76,7 @@ class SessionEvent:
     retried. Subscribe to this class to get all four events.
 
     `request` is the one in which it happened, or None outside of one. `userid` is the
-    id of the session's user, also of one that has ended; it's None if no user was
+    id of the session's user, even if it has ended; it's None if no user was
     logged in, or the model has no UseridMixin. `cause` is a word for logs.
     `fingerprint` stands for the session in logs: 16 hexadecimal digits, a keyed hash of
     the id, always the same for one id while the first key of the secret stays. Without

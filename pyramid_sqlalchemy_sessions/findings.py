@@ -39,7 +39,7 @@ class Findings:
         self.violated: dict[uuid.UUID, RenewalViolationEvent] = {}
         #: What's due after the commit: for which session, and with which settings.
         self.deferred: tuple[uuid.UUID, Due, DefaultSettings] | None = None
-        self.is_end_expected: bool = False  # by a finished callback, of the request
+        self.is_end_expected: bool = False  # whether a finished callback waits for it
         self._has_warned = False
 
     def __bool__(self) -> bool:

@@ -34,7 +34,7 @@ log: logging.Logger = logging.getLogger(__name__)
 ATTEMPTS = 6
 DELAY = 0.02
 
-#: What may keep us from doing what's due, which can wait. A full pool is among it.
+#: Errors that may keep us from doing what's due, which can wait: an empty pool, too.
 _TRANSIENT = (DBAPIError, PoolTimeout)
 
 

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     anew.add_argument(
         "--reseal",
         action="store_true",
-        help="instead, encrypt sessions with the first key that aren't yet"
+        help="instead, encrypt the sessions that the first key hasn't encrypted yet"
         " (EncryptedDataMixin)",
     )
     anew.add_argument(
@@ -127,7 +127,7 @@ def _reseal(
                 show(batch)
     left = census_of(engine, config)
     remaining = left.sealed if arguments.unseal else left.stale
-    done = "decrypted" if arguments.unseal else "encrypted again"
+    done = "decrypted" if arguments.unseal else "encrypted with the first key"
     text = f"{number} rows of {name} {done}, {remaining} are left"
     if left.lost:
         text += f", {left.lost} of them with a key that isn't in the ring"

@@ -204,7 +204,7 @@ def _browsers_demand(settings: DefaultSettings) -> Iterator[tuple[str, str, obje
 
     The prefixes are those of RFC 6265bis, section 4.1.3, in upper or lower case, which
     browsers ignore (section 5.4). Partitioned is that of CHIPS
-    (draft-cutler-httpbis-partitioned- cookies, section 2.1).
+    (draft-cutler-httpbis-partitioned-cookies, section 2.1).
     """
     if settings.cookie_samesite == "None":
         yield "cookie_samesite with the value None", "cookie_secure", True

@@ -640,7 +640,7 @@ def test_command(
     model = application.model
     assert command(model, "--reseal") == (
         0,
-        f"0 rows of {model.__name__} encrypted again, 0 are left.\n",
+        f"0 rows of {model.__name__} encrypted with the first key, 0 are left.\n",
     )
     ring = f"{OTHER_SECRET} {SECRET}"
     status, told = command(model, "--reseal", "--dry-run", keys=ring)
