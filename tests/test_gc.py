@@ -770,6 +770,17 @@ def test_wrong_usage(configure, capsys, arguments):
     assert "usage: pyramid_session_gc" in capsys.readouterr().err
 
 
+@on_sqlite
+@only("size", ["0", "-5", "many"])
+def test_wrong_batch_size(configure, capsys, size):
+    """The error names the value, and says what is valid."""
+    with pytest.raises(SystemExit):
+        gc.main([configure(idle_timeout=1000), "--batch-size", size])
+    error = capsys.readouterr().err
+    assert "argument --batch-size: must be a whole number of 1 or more" in error
+    assert error.endswith(f"not {size!r}\n")
+
+
 def test_without_arguments(capsys):
     """Only the configuration is required; variables are not."""
     with pytest.raises(SystemExit):

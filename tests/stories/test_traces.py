@@ -191,7 +191,7 @@ def test_unused_session(developer):
     """A request that doesn't use its session has nothing to tell, and loads nothing."""
     with statements(developer.application.engine) as executed:
         developer.visit(page)
-    assert "did not use its session" in developer.panel.text
+    assert "didn't use its session" in developer.panel.text
     assert executed == []
 
 
