@@ -156,7 +156,10 @@ def test_worker_with_a_joined_user(samples, engine, production):
     browser = Browser(application)
     browser.visit(lambda request: request.session.update(a=1))
     samples.finish_report(
-        sessionmaker(engine), samples.make_factory(), application.row().id, "/report.pdf"
+        sessionmaker(engine),
+        samples.make_factory(),
+        application.row().id,
+        "/report.pdf",
     )
     assert browser.ask(dict) == {"a": 1, "report": "/report.pdf"}
 
