@@ -328,7 +328,6 @@ SAID = {
     "error-too-late": lambda e, log: too_late(e),
     "error-conflict": lambda e, log: stale(e, racing, StaleDataError),
     "error-lost": lambda e, log: log.lost(),
-    "info-late": lambda e, log: log.late(),
     "warning-doomed-in-tests": lambda e, log: log.fixture(doom=True),
     "warning-open": lambda e, log: log.fixture(doom=False),
     "error-bad-value": lambda e, log: refusal(idle_timeout="1200 ; twenty minutes"),
@@ -363,6 +362,10 @@ SAID = {
 #: Messages that no page quotes, because they say what to do: how to get each, and the
 #: names, values and remedies that are in it.
 UNQUOTED = {
+    "late": (
+        lambda e, log: log.late(),
+        ("not stored", "sets no cookie", "during a login"),
+    ),
     "no mixin": (
         lambda e, log: refusal(idle_timeout="1200"),
         ("session.idle_timeout = 1200", "IdleMixin", "leave the setting out"),
