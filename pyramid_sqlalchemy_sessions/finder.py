@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session as DBSession
 
 from .answer import Answer
@@ -81,12 +80,9 @@ class Finder:
             state, verdict = self.load(unit, dbsession, ticket, locks)
             if state is None:
                 continue
-            # A subrequest may have a dbsession of its own, with another connection: one
-            # of the two would wait forever for what the other has written.
-            self.dbsession = unit.dbsession_of(state) or dbsession
             userid = state.values.get("userid")
-            is_same = ticket == self.ticket and userid == self._userid
-            if verdict is Verdict.LATE and forgives and is_same:
+            is_same = forgives and (ticket, userid) == (self.ticket, self._userid)
+            if verdict is Verdict.LATE and is_same:
                 verdict = Verdict.VALID
             if verdict is Verdict.VALID:
                 self._accept(ticket)
@@ -107,9 +103,7 @@ class Finder:
 
     def note_options(self, dbsession: DBSession) -> None:
         """Remember how the application has set up the connection."""
-        self._note(self._config.table.connection(dbsession))
-
-    def _note(self, connection: Connection) -> None:
+        connection = self._config.table.connection(dbsession)
         self.options = connection.get_execution_options()
 
     def load(
@@ -119,16 +113,21 @@ class Finder:
         state = unit.state_of(self._config, ticket.id)
         if state is None:
             connection = self._config.table.connection(dbsession, writes=lock)
-            self._note(connection)
+            self.options = connection.get_execution_options()
             state = unit.load(self._config, dbsession, connection, ticket.id, lock)
         else:
-            self.note_options(unit.dbsession_of(state) or dbsession)
+            # A subrequest may have a dbsession of its own, with another connection: one
+            # of the two would wait forever for what the other has written.
+            dbsession = unit.dbsession_of(state) or dbsession
+            self.note_options(dbsession)
         verdict = self._verdict_on(state, ticket)
         is_elsewhere = self._config.table.writes_elsewhere
         if verdict is not Verdict.VALID and is_elsewhere(dbsession):
             # A replica may be behind.
             state = unit.read_again(self._config, dbsession, ticket.id)
             verdict = self._verdict_on(state, ticket)
+        if state is not None:
+            self.dbsession = dbsession
         return state, verdict
 
     def _verdict_on(self, state: State | None, ticket: Ticket) -> Verdict | None:
@@ -157,8 +156,9 @@ class Finder:
         decision = self._answer.decision
         if decision is not None and decision.ticket is None:  # another one was bad
             self._answer.decision = None
-        # A browser that also has the good cookie hasn't stolen the other one.
-        self._findings.acquit(ticket.id)
+        if self._findings.violated:
+            # A browser that also has the good cookie hasn't stolen the other one.
+            self._findings.acquit(ticket.id)
 
     def settle_for(self, decision: Decision | None) -> None:
         """Go on with the ticket that the browser is going to have."""

@@ -32,30 +32,23 @@ class _Segment:
             self.is_closed = True
 
 
-class Outside:
+class Outside(list[_Segment]):
     """Keeps what is changed in exception views, above pyramid_tm, and without it.
 
     There, the session works on copies. Their changes go into the request's next
     transaction, or at last into a short one after the response is made.
     """
 
-    def __init__(self) -> None:
-        self._segments: list[_Segment] = []
-
-    def __bool__(self) -> bool:
-        """Whether anything was read or changed outside."""
-        return bool(self._segments)
-
     def open(self, start: State, request: Any) -> State:
         """Return a copy of a state to work on from now on."""
-        self._segments.append(_Segment(phase_of(request), start))
-        return self._segments[-1].work
+        self.append(_Segment(phase_of(request), start))
+        return self[-1].work
 
     def is_current(self, state: State, request: Any) -> bool:
         """Tell whether the state is still the one to work on."""
-        if not self._segments or self._segments[-1].work is not state:
+        if not self or self[-1].work is not state:
             return False
-        segment, phase = self._segments[-1], phase_of(request)
+        segment, phase = self[-1], phase_of(request)
         return (
             not segment.is_closed
             and phase is segment.phase
@@ -64,18 +57,16 @@ class Outside:
 
     def holds(self, state: State) -> bool:
         """Tell whether the state is one of the copies."""
-        return any(each.work is state for each in self._segments)
+        return any(each.work is state for each in self)
 
     def patches(self) -> list[Patch]:
         """Return what was changed and isn't stored yet."""
-        if not self._segments:  # the usual case
-            return []
-        patches = [each.patch() for each in self._segments]
+        patches = [each.patch() for each in self]
         return [each for each in patches if each.is_change]
 
     def phases(self) -> set[Phase]:
         """Return the phases in which that was changed."""
-        return {each.phase for each in self._segments if each.patch().is_change}
+        return {each.phase for each in self if each.patch().is_change}
 
     def take_in(self) -> list[Patch]:
         """Return what isn't in the current transaction yet, which takes it in.
@@ -83,7 +74,7 @@ class Outside:
         That includes what was only read: it counts when the transaction commits.
         """
         patches: list[Patch] = []
-        for each in self._segments:
+        for each in self:
             if each.taken is None:
                 patches.append(each.patch())
                 each.taken = each.work.begun()
@@ -91,17 +82,11 @@ class Outside:
 
     def leave(self, committed: bool) -> None:
         """Note how the transaction that took it in has ended."""
-        for each in self._segments:
+        for each in self:
             if committed:
                 each.accept()
             each.taken = None
 
     def drop_changes_of_failed_view(self) -> None:
         """Forget the changes of a view that had no transaction to roll them back."""
-        self._segments = [
-            each for each in self._segments if each.phase is not Phase.VIEW
-        ]
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._segments.clear()
+        self[:] = [each for each in self if each.phase is not Phase.VIEW]

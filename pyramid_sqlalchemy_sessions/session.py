@@ -38,7 +38,7 @@ __all__ = [
 
 @implementer(ISession)
 class Session(SessionDict):
-    """A web session: a dict that is stored with the request's transaction.
+    """A web session: a mapping, not a dict, stored in the request's transaction.
 
     Nothing happens before the first use, and nothing is written before the commit.
     Mutable values may be changed in place: that's noticed.

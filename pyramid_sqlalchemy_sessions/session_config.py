@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, case, literal, or_
@@ -170,7 +170,7 @@ class SessionConfig:
         ]
         return case(*known)
 
-    @property
+    @cached_property
     def may_be_lasting(self) -> bool:
         """Whether cookies can have a max-age, so that they have to be sent again."""
         is_own = "cookie_max_age" in self.own_settings

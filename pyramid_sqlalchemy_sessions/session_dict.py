@@ -1,4 +1,4 @@
-"""The dict that a session is, and where it's read and written."""
+"""The methods of a dict that a session has, and where it's read and written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Visitor(Protocol):
 
 
 class SessionDict(MutableMapping[Any, Any]):
-    """A dict whose keys are stored with the session, each by itself."""
+    """A mapping with a dict's methods, whose keys are stored each by itself."""
 
     __slots__ = ("_config", "_visit", "_visitor")
 

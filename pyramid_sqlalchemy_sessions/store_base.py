@@ -172,10 +172,16 @@ class StoreBase:
         tell(self._dbsession, get_current_registry(), told)
 
     def _userid_for(self, userid: Any) -> Any:
-        """Return the id of a user as the column holds it."""
+        """Return the id of a user as the column holds it; None if it can't hold it."""
         if not self._config.has(Userid):
             raise ConfigurationError(self._config.lacking(Userid))
-        return userid_for(self._columns["userid"], userid)
+        userid = userid_for(self._columns["userid"], userid)
+        table = self._config.table
+        try:
+            table.refuse_excess(table.connection(self._dbsession), {"userid": userid})
+        except ValueError:
+            return None
+        return userid
 
     def _is_users(self, userid: Any) -> ColumnElement[bool]:
         """Return the SQL for "of exactly this user", whatever the collation."""

@@ -35,7 +35,7 @@ def verdict_on(state: State, ticket: Ticket, now: int, accepted: Accepted) -> Ve
     config, settings = state.config, state.settings
     verdict = judge(row, settings, ticket, now)
     rotation = (row["rotated"], row["rotated_from"])
-    if ticket in accepted and verdict is not Verdict.VALID:
+    if verdict is not Verdict.VALID and ticket in accepted:
         verdict = Verdict.VALID if accepted[ticket] == rotation else Verdict.LATE
     if verdict is Verdict.VALID:
         accepted[ticket] = rotation

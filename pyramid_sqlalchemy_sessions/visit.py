@@ -152,18 +152,18 @@ class Visit:
         transaction, failed = transaction_of(request), in_exception_view(request)
         if failed:
             self.outside.drop_changes_of_failed_view()
-        if transaction is not None and self.state is None:
-            if not (self.finder.tickets or self.outside.patches() or failed):
-                # It's in no unit before it's changed: most new sessions never are.
-                self._present = State(self.config, None)
-                self.findings.send()
-                return self._present
-            self._go_inside(transaction)
-        if self.state is None or failed:
-            self._present = self.outside.open(self._start(failed), request)
+        has_more = self.finder.tickets or failed or bool(self.outside)
+        if transaction is not None and self.state is None and not has_more:
+            # It's in no unit before it's changed: most new sessions never are.
+            self._present = State(self.config, None)
         else:
-            self.bring_in()  # of an exception view that declined
-            self._present = self.state
+            if transaction is not None and self.state is None:
+                self._go_inside(transaction)
+            if self.state is None or failed:
+                self._present = self.outside.open(self._start(failed), request)
+            else:
+                self.bring_in()  # of an exception view that declined
+                self._present = self.state
         self.findings.send()
         return self._present
 
@@ -186,7 +186,6 @@ class Visit:
         self.unit = unit
         self.state = self._present = state
         self._base = (state.loaded, state.late)
-        self.outside.leave(False)
         unit.enlist(self)
         is_kept = self.config.keepers or self.config.may_be_lasting
         if self.findings.expired or (is_kept and state.loaded is not None):
@@ -195,6 +194,7 @@ class Visit:
             unit.watch(self._dbsession)
         if self.findings.violated:
             self.expect_end()
+        self.outside.leave(False)
         if self.outside.patches():
             unit.touch(state, self.dbsession)
             self.bring_in()

@@ -62,13 +62,6 @@ def test_long_path(browser):
     assert browser.application.row().entry_page == "/" + "x" * 199
 
 
-def test_command():
-    """The command is that of the README."""
-    readme = (CHECKOUT / "README.rst").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^ +(python3 -m venv .*-m pytest .*)$", PAGE, re.MULTILINE)
-    assert command in readme
-
-
 def test_environment_variables():
     """Those that the tests know are those of the page."""
     sources = [path.read_text("utf-8") for path in (CHECKOUT / "tests").rglob("*.py")]

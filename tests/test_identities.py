@@ -11,6 +11,8 @@ from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 
 from pyramid_sqlalchemy_sessions import BaseMixin, SessionStore, UseridMixin
 from tests.application import Application, Browser, Full
+from tests.application import Base as SessionBase
+from tests.drivers import DRIVERS, open_engine, with_any_driver
 
 
 class Base(DeclarativeBase):
@@ -64,6 +66,38 @@ USERS = {
     Drawn: (ALICE, [str(ALICE), ALICE.hex], ["x", 7, "7", b"x" * 16]),
     Named: ("alice", [], [7, 0, b"alice", True, ALICE]),
 }
+
+
+#: What the columns can't hold, on some database at least.
+TOO_LARGE = {
+    Full: (2**31, -(2**31) - 1, 2**63, 2**64, -(2**200), "9" * 19),
+    Named: ("a" * 31, "a" * 100_000),
+}
+
+
+@pytest.mark.parametrize("model", TOO_LARGE, ids=lambda model: model.__name__)
+@pytest.mark.parametrize(
+    ("database_url", "driver"),
+    [pytest.param(known.kind, driver, id=driver) for driver, known in DRIVERS.items()],
+    indirect=["database_url"],
+)
+def test_a_user_whom_the_column_cannot_hold(database_url, driver, model):
+    """Has no sessions, whatever the driver makes of such a value."""
+
+    @with_any_driver
+    def work(engine):
+        for each in (Base.metadata, SessionBase.metadata):
+            each.create_all(engine)
+        application = logged_in(engine, model, USERS[model][0])
+        with Session(engine) as dbsession:
+            store = store_of(application, dbsession)
+            for user in TOO_LARGE[model]:
+                assert store.of_user(user) == []
+                assert store.revoke_user(user) == 0
+                assert store.limit_user(user, 1) == 0
+        assert application.row().userid == USERS[model][0]
+
+    work(engine=open_engine(database_url, driver))
 
 
 @pytest.mark.parametrize("model", USERS, ids=lambda model: model.__name__)

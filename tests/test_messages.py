@@ -326,11 +326,8 @@ SAID = {
     ).splitlines()[0],
     "warning-raised": lambda e, log: log.raised(),
     "error-too-late": lambda e, log: too_late(e),
-    "warning-thread-local": lambda e, log: log.thread_local(),
     "error-conflict": lambda e, log: stale(e, racing, StaleDataError),
-    "error-revoked": lambda e, log: stale(e, revoking, StaleDataError),
     "error-lost": lambda e, log: log.lost(),
-    "info-late": lambda e, log: log.late(),
     "warning-doomed-in-tests": lambda e, log: log.fixture(doom=True),
     "warning-open": lambda e, log: log.fixture(doom=False),
     "error-bad-value": lambda e, log: refusal(idle_timeout="1200 ; twenty minutes"),
@@ -365,6 +362,10 @@ SAID = {
 #: Messages that no page quotes, because they say what to do: how to get each, and the
 #: names, values and remedies that are in it.
 UNQUOTED = {
+    "late": (
+        lambda e, log: log.late(),
+        ("not stored", "sets no cookie", "during a login"),
+    ),
     "no mixin": (
         lambda e, log: refusal(idle_timeout="1200"),
         ("session.idle_timeout = 1200", "IdleMixin", "leave the setting out"),
@@ -446,6 +447,22 @@ def test_message(name, engine, caplog, tmp_path):
     say = SAID[name.removesuffix("-again")]
     said = say(engine, Logged(engine, caplog, tmp_path))
     assert said.split() == MESSAGES[name].split()
+
+
+# What no page quotes.
+
+
+def test_revoked(sqlite_engine):
+    """An error says that the session has ended, since trying again won't help."""
+    said = stale(sqlite_engine, revoking, StaleDataError)
+    assert "was revoked" in said
+    assert "tried again" not in said
+
+
+def test_thread_local_manager(sqlite_engine, caplog, tmp_path):
+    """The log warns of changes outside of pyramid_tm, and names the remedy."""
+    said = Logged(sqlite_engine, caplog, tmp_path).thread_local()
+    assert "tm.manager_hook = pyramid_tm.explicit_manager" in said
 
 
 # What nobody complains about.

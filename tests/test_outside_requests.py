@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 from pyramid.scripting import prepare
+from sqlalchemy import Integer
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import foreign, mapped_column, relationship, sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.pool import NullPool
 from starlette.testclient import TestClient
@@ -131,6 +132,36 @@ def test_worker(samples, application, production):
     with pytest.raises(StaleDataError):
         browser.visit(in_the_way)
     assert browser.ask(dict) == {"a": 2, "report": "/third.pdf"}
+
+
+def test_worker_with_a_joined_user(samples, engine, production):
+    """The worker's lock is for the session's row, whatever the model loads with it.
+
+    PostgreSQL refuses to lock what an outer join adds.
+    """
+
+    class User(samples.Base):
+        __tablename__ = "users"
+        id = mapped_column(Integer, primary_key=True)
+
+    model = samples.WebSession
+    model.user = relationship(
+        User,
+        primaryjoin=foreign(model.userid) == User.id,
+        lazy="joined",
+        viewonly=True,
+    )
+    samples.Base.metadata.create_all(engine)
+    application = Application(engine, model)
+    browser = Browser(application)
+    browser.visit(lambda request: request.session.update(a=1))
+    samples.finish_report(
+        sessionmaker(engine),
+        samples.make_factory(),
+        application.row().id,
+        "/report.pdf",
+    )
+    assert browser.ask(dict) == {"a": 1, "report": "/report.pdf"}
 
 
 # The websocket.

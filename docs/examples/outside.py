@@ -66,7 +66,7 @@ def make_factory():
 def finish_report(make_dbsession, factory, session_id, path):
     with make_dbsession.begin() as dbsession:
         # Who else wants to write to it has to wait, and then to try again.
-        dbsession.get(WebSession, session_id, with_for_update=True)
+        dbsession.get(WebSession, session_id, with_for_update={"of": WebSession})
         store = SessionStore(dbsession, factory)
         data = store.get(session_id)
         if data is not None:
