@@ -364,7 +364,7 @@ SAID = {
 UNQUOTED = {
     "late": (
         lambda e, log: log.late(),
-        ("not stored", "sets no cookie", "during a login"),
+        ("isn't stored", "sets no cookie", "during a login"),
     ),
     "no mixin": (
         lambda e, log: refusal(idle_timeout="1200"),
@@ -455,7 +455,7 @@ def test_message(name, engine, caplog, tmp_path):
 def test_revoked(sqlite_engine):
     """An error says that the session has ended, since trying again won't help."""
     said = stale(sqlite_engine, revoking, StaleDataError)
-    assert "was revoked" in said
+    assert "has been revoked" in said
     assert "tried again" not in said
 
 
