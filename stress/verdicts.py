@@ -175,9 +175,10 @@ def messages(history: History) -> Iterator[Violation]:
         if len(found) != len(tokens):
             yield Violation("message twice", f"in one queue: {tokens}", (op.name,))
         for token in found:
-            if flashed.get(token, (None, None))[1] != part.found:
-                if history.op_of(token) is not op:
-                    yield _unstored(history, op, f"message {token}", token, None)
+            # A request may pop its own message, which no session had before.
+            is_own = history.op_of(token) is op
+            if not is_own and flashed.get(token, (None, None))[1] != part.found:
+                yield _unstored(history, op, f"message {token}", token, None)
             elif part.popped is not None and part.is_stored and not part.is_doubtful:
                 other = popped.setdefault(token, op)
                 if other is not op:

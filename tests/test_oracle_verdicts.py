@@ -285,6 +285,16 @@ def test_a_message_that_was_there_before():
     assert rules(started(), *again, final(peeked=[AGAIN] * 3)) == {"message twice"}
 
 
+def test_a_message_that_its_own_request_popped():
+    """A request that starts a session may flash, and pop what it has flashed."""
+    new = {"found": None, "mark": "0.0.1", "writes": {"a": (1, "0.0.1")}}
+    did = part(**new, flashed=["0.0.1"], popped=["0.0.1"])
+    both = op(1, did, cookie=None, brought_by=None, sent=OTHER)
+    look = final(98, found="0.0.1", mark="0.0.1", reads={"a": (1, "0.0.1")})
+    look.cookie = OTHER
+    assert rules(started(), both, look, final()) == set()
+
+
 def test_messages_of_an_exception_view():
     """What an exception view flashed is there, or was logged as lost."""
 
