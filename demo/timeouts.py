@@ -36,12 +36,19 @@ def timeouts(request: Any) -> dict[str, Any]:
         "is_lost": is_lost(request),
         "stolen": request.session.get("stolen"),
         "alarms": latest_alarms(request),
-        "proposed": PROPOSED,
+        "proposed": {name: proposed(request, name) for name in PROPOSED},
         "grace": cookie_settings(request).renewal_grace,
         "clock": clock,
         "end": expires(request),
         "code": source(timeouts, expires, begin, bad_timeouts, steal, thief),
     }
+
+
+def proposed(request: Any, name: str) -> Any:
+    """Return what the form shows: the session's own timeout, if it has one."""
+    both = request.session.settings, cookie_settings(request)
+    own, usual = (getattr(settings, name) for settings in both)
+    return PROPOSED[name] if own == usual else own or ""
 
 
 @view_config(route_name="expires", renderer="json", http_cache=0, extend_session=False)

@@ -110,7 +110,7 @@ def _of_settings(
 def _of_factory(registry: Any) -> Iterator[Finding]:
     used = registry.queryUtility(ISessionFactory)
     if used is None:
-        yield hint(
+        yield error(
             "settings",
             "request.session has no factory: call"
             ' config.include("pyramid_sqlalchemy_sessions")',

@@ -107,10 +107,13 @@ def _keys(settings: Mapping[str, Any], prefix: str) -> list[str]:
     if text is None or text == "":
         raise ConfigurationError(f"{prefix}secret_key is missing; {_REMEDY}")
     keys = text.split() if isinstance(text, str) else []
-    if not keys or None in map(key_from_text, keys):
+    wrong = [n for n, key in enumerate(keys, 1) if key_from_text(key) is None]
+    if not keys or wrong:
+        where = "" if len(keys) < 2 else f", and part {wrong[0]} of {len(keys)} isn't"
         raise ConfigurationError(
             f"{prefix}secret_key must be the urlsafe base64 text of 16, 24 or 32 bytes,"
-            f" or several such keys separated by white space; {_REMEDY}"
+            f" or several such keys separated by white space{where}; {_REMEDY}"
+            + (". In an ini file, comments need lines of their own" if where else "")
         )
     if any(map(can_be_guessed, keys)):
         raise ConfigurationError(

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quiet",
         action="store_true",
-        help="don't show progress or the result; one line is still logged",
+        help="don't print progress or the result, which is only logged",
     )
     anew = parser.add_mutually_exclusive_group()
     anew.add_argument(
@@ -108,7 +108,9 @@ def _collect(request: Any, arguments: argparse.Namespace) -> int:
             number += batch
             show(batch)
     seconds = time.monotonic() - started
-    log.info("Deleted %d expired rows of %s in %.1f s.", number, name, seconds)
+    text = f"Deleted {number} expired rows of {name} in {seconds:.1f} s."
+    say(text)
+    log.info("%s", text)
     return 0
 
 

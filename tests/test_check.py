@@ -349,11 +349,11 @@ def test_sessions_of_others(run, engine):
         " called config.set_session_factory()"
     ]
     report = run(app={"without": "include factory", "csrf": "1"})
-    assert report.hint == [
+    assert report.error == [
         "settings request.session has no factory: call"
         ' config.include("pyramid_sqlalchemy_sessions")'
     ]
-    assert report.status == 0
+    assert report.status == 1
 
 
 @on_sqlite

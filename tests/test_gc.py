@@ -615,13 +615,21 @@ def sessions(engine):
 
 
 def test_main(engine, configure, sessions, capsys, caplog):
-    """The command deletes what has expired; all that it says is one line in the log."""
+    """The command deletes what has expired, and says so and logs it."""
     caplog.set_level(logging.INFO, gc.__name__)
     assert gc.main([configure(idle_timeout=1000)]) == 0
     assert left(engine, Both) == {sessions}
-    assert capsys.readouterr() == ("", "")
     (line,) = caplog.messages
     assert line.startswith("Deleted 2 expired rows of Both in 0.")
+    assert capsys.readouterr() == (f"{line}\n", "")
+
+
+def test_quiet(engine, configure, sessions, capsys, caplog):
+    """A quiet command only logs it."""
+    caplog.set_level(logging.INFO, gc.__name__)
+    assert gc.main([configure(idle_timeout=1000), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert caplog.messages[0].startswith("Deleted 2 expired rows of Both in 0.")
 
 
 def test_dry_run(engine, configure, sessions, capsys):

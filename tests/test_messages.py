@@ -313,7 +313,7 @@ def locked(engine) -> str:
 #: How to get each message that a page quotes, with an engine and a log.
 SAID = {
     "error-no-key": lambda e, log: refusal(secret_key=""),
-    "error-bad-key": lambda e, log: refusal(secret_key="my secret"),
+    "error-bad-key": lambda e, log: refusal(secret_key=f"{SECRET} ; random"),
     "error-percent": lambda e, log: percent(log.directory / "development.ini"),
     "error-no-table": lambda e, log: failure(
         OperationalError, e, change, created=my_model()

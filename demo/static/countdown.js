@@ -20,7 +20,7 @@ async function ask() {
       expires = answer.expires;
     } else {
       clearInterval(ticking);
-      banner.textContent = "This session is over.";
+      banner.textContent = "This session is over. The next page starts a new one.";
     }
   } finally {
     setTimeout(() => { isAsking = false; }, 2000);
