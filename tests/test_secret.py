@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 
 from pyramid_sqlalchemy_sessions import (
     AESGCMSerializer,
+    ConfigurationError,
     secret,
     session_factory_from_settings,
 )
@@ -137,3 +138,21 @@ def test_introspection_tells_of_the_sessions(sqlite_engine: Engine):
     assert told.title == "Full in sid"
     assert SECRET not in repr(dict(told))
     assert not any(isinstance(each, AESGCMSerializer) for each in told.values())
+
+
+@pytest.mark.parametrize("is_in_ini", [False, True])
+def test_key_in_the_environment(monkeypatch, is_in_ini):
+    """It's used instead of that of the ini file, also after the application's settings
+    were copied."""
+    monkeypatch.setenv("SESSION_KEY", SECRET)
+    settings = {"session.model_class": Full}
+    if is_in_ini:
+        settings["session.secret_key"] = "to be replaced"
+    with Configurator(settings=settings) as config:
+        config.include("docs.examples.environment")
+    monkeypatch.delenv("SESSION_KEY")
+    with (
+        pytest.raises(ConfigurationError, match="secret_key is missing"),
+        Configurator(settings={"session.model_class": Full}) as config,
+    ):
+        config.include("docs.examples.environment")
