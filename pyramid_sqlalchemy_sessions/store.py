@@ -96,9 +96,9 @@ class SessionStore(StoreBase):
         KeyError if the session is not there or expired, TypeError for what cannot be
         stored, ValueError for what is too large.
         """
-        document = State(self._config, None).data
-        document.replace(data)
-        raw = document.encode()  # before anything is changed: it may raise
+        state = State(self._config, None)
+        state.data.replace(data)
+        raw = state.encoded_data()  # before anything is changed: it may raise
         key = session_id(id)
         if key is None:
             raise KeyError("there is no session with this id")
@@ -107,7 +107,7 @@ class SessionStore(StoreBase):
         if known is None:
             is_there = self._update(key, stored)
         else:
-            is_there = self._replace(known, document.copy().content)
+            is_there = self._replace(known, state.data.copy().content)
         if not is_there:
             raise KeyError("there is no session with this id")
 
