@@ -137,8 +137,8 @@ class _Memory:
         if self._state.loaded is None:
             self._state.clean(born(self._state))
 
-    def due(self, is_write: bool) -> None:
-        """Return what is due: nothing, since time doesn't pass here."""
+    def foresee(self, state: State) -> None:
+        """Return what is going to be due: nothing, since time doesn't pass here."""
 
     def instance(self) -> Any:
         """Return an object of the model, in no dbsession; None while there is none."""

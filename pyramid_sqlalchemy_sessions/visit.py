@@ -21,15 +21,14 @@ from .host import (
     commits_after_exception_view,
     dbsession_of,
     has_written,
+    heed_outer_requests,
     in_exception_view,
     is_over,
-    outer_requests,
     transaction_of,
-    vary_with,
 )
 from .outcome import Decision, Outcome, decide
 from .outside import Outside
-from .readonly import TOO_LATE, read_only
+from .readonly import NO_INSTANCE, NO_PERSISTING, TOO_LATE, read_only
 from .session_config import SessionConfig
 from .state import State
 from .table import Row
@@ -60,12 +59,11 @@ class Visit:
         self.state: State | None = None
         self.unit: Unit | None = None
         self._present: State | None = None  # the one to work on, inside or outside
+        self._blank: State | None = None  # a new one, as it was before it was changed
         self._base: tuple[Row | None, Row | None] | None = None  # as it was before
         self._dbsession: DBSession | None = None
         request.add_response_callback(partial(respond, self))
-        # What they answer may be made of the answer to this one.
-        for outer in outer_requests(request):
-            outer.add_response_callback(vary_with)
+        heed_outer_requests(request)
 
     @property
     def dbsession(self) -> DBSession:
@@ -125,12 +123,10 @@ class Visit:
         """Write the session now."""
         state = self.read()
         if self.outside.holds(state) or state.late is not None:
-            raise TransactionRequiredError(
-                "the session cannot be written now: that takes the request's"
-                " transaction, and a cookie that a login has not replaced meanwhile"
-            )
+            raise TransactionRequiredError(NO_PERSISTING)
         state = self.touch(state)
         assert self.unit is not None
+        self.dbsession.flush()  # the row may refer to what's pending, such as its user
         self.unit.settle(state, insists=True)
 
     def instance(self) -> Any:
@@ -139,11 +135,13 @@ class Visit:
         if state.loaded is None:
             return None
         if self.unit is None:
-            raise TransactionRequiredError(
-                "session.instance is an object of the request's transaction, and"
-                " there is none now: use it in a view"
-            )
+            raise TransactionRequiredError(NO_INSTANCE)
         return self.unit.instance_of(state, self.dbsession)
+
+    def foresee(self, state: State) -> Due | None:
+        """Return what is going to be due. Outside, a mere look extends nothing."""
+        is_idle = self.outside.holds(state) and not state.is_used
+        return None if is_idle else self.due(state.is_used)
 
     # Inside.
 
@@ -183,7 +181,7 @@ class Visit:
 
     def work_on(self, state: State, unit: Unit) -> None:
         """Work on the state, in the unit's transaction, from now on."""
-        self.unit = unit
+        self.unit, self._blank = unit, None
         self.state = self._present = state
         self._base = (state.loaded, state.late)
         unit.enlist(self)
@@ -205,9 +203,10 @@ class Visit:
         if transaction is None:
             self._present = None
             return self._enter()
-        unit = Unit.of(self.request.tm, transaction)
+        unit, blank = Unit.of(self.request.tm, transaction), state.copy()
         unit.add(state)
         self.work_on(state, unit)
+        self._blank = blank
         return state
 
     def go_in(self, unit: Unit, dbsession: DBSession) -> None:
@@ -343,7 +342,7 @@ class Visit:
         """Go back to a savepoint; None: to before the session was first used."""
         if snapshot is None:
             if self._present is self.state:
-                self._present = None
+                self._present = self._blank
             self.outside.leave(False)
             snapshot = (None, None, self._present, None, None)
         self.unit, self.state, self._present, self._base, staged = snapshot

@@ -50,6 +50,20 @@ class Cart(Base):
     )
 
 
+class Owner(Base):
+    """A user."""
+
+    __tablename__ = "shopper_owner"
+    id = mapped_column(Integer, primary_key=True, autoincrement=False)
+
+
+class Owned(UseridMixin, BaseMixin, Base):
+    """A session that refers to its user."""
+
+    __tablename__ = "owned_session"
+    userid = mapped_column(Integer, ForeignKey(Owner.id, ondelete="CASCADE"))
+
+
 def begin(request):
     request.session.update(
         n=1, list=[0], dict={"a": [1]}, set={1}, bytes=bytearray(b"a"), tuple=([1],)
@@ -438,6 +452,23 @@ def test_a_cart_of_a_new_session(shop, empty):
     browser.visit(lambda request: setattr(request.session, "userid", 5))
     with Session(shop) as dbsession:
         assert dbsession.query(Cart).one().session_id == browser.application.row().id
+
+
+def test_persisted_with_a_new_user(shop):
+    """What the session's row refers to is written first, as at the commit."""
+    browser = Browser(Application(shop, Owned))
+
+    def view(request):
+        request.dbsession.add(Owner(id=7))
+        request.session.userid = 7
+        request.session.persist()
+        request.session["later"] = 1
+
+    browser.visit(view)
+    assert browser.ask(lambda session: (session.userid, dict(session))) == (
+        7,
+        {"later": 1},
+    )
 
 
 def test_a_value_is_changed_after_it_was_persisted(engine):
