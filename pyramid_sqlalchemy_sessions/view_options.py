@@ -11,8 +11,10 @@ from .setting_kinds import shown
 if TYPE_CHECKING:
     # Pyramid comes without types: what type checkers may know of it.
     HTTPForbidden = Exception
+    INGRESS: Any
 else:
     from pyramid.httpexceptions import HTTPForbidden
+    from pyramid.viewderivers import INGRESS
 
 __all__ = ["FreshLoginRequired", "includeme"]
 
@@ -45,7 +47,10 @@ def includeme(config: Any) -> None:
     ``config.include("pyramid_sqlalchemy_sessions")`` includes this. ConfigurationError
     for another value.
     """
-    config.add_view_deriver(_extend_session, name="extend_session")
+    # Above those that may refuse the request, and so have an exception view called.
+    config.add_view_deriver(
+        _extend_session, name="extend_session", under=INGRESS, over="secured_view"
+    )
     config.add_view_deriver(_fresh, name="fresh")
 
 

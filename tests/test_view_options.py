@@ -189,6 +189,38 @@ def test_poll_stores_what_it_changes(open_browser):
     assert browser.ask(dict) == {"a": 1, "b": 2}
 
 
+@pytest.mark.parametrize("refusal", [{"permission": "read"}, {"fresh": 60}])
+def test_poll_that_is_refused(open_browser, refusal):
+    """What the forbidden view writes then doesn't extend the session, either."""
+
+    class Policy(UserSessionAuthenticationHelper):
+        def permits(self, request, context, permission):
+            return False
+
+    def forbidden(request):
+        request.session.flash("no")
+        return Response("", status=403)
+
+    def configure(config):
+        config.set_security_policy(Policy())
+        config.add_forbidden_view(forbidden)
+        config.add_view(
+            lambda request: Response(""),
+            route_name="view",
+            request_param="poll",
+            extend_session=False,
+            **refusal,
+        )
+
+    browser = open_browser(configure=configure, **SETTINGS)
+    browser.visit(write)
+    before = browser.application.row().idle_expire
+    with later(60):
+        assert browser.get("/?poll", status=403)
+        assert browser.application.row().idle_expire == before
+        assert browser.ask(lambda session: session.pop_flash()) == ["no"]
+
+
 @pytest.mark.parametrize("value", ["false", 0, None])
 def test_bad_extend_session(open_browser, value):
     """It's True or False."""
