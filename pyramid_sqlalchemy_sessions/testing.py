@@ -51,7 +51,11 @@ def rolled_back(
         for factory in session_factories:
             stack.callback(factory.kw.update, factory.kw.copy())
             stack.callback(factory.kw.clear)
-            factory.configure(bind=connection, join_transaction_mode="create_savepoint")
+            factory.configure(
+                bind=connection,
+                join_transaction_mode="create_savepoint",
+                twophase=False,  # which a savepoint can't be
+            )
         yield connection
 
 

@@ -255,6 +255,18 @@ class TestRolledBack:
             assert other.execute("SELECT * FROM full_session").fetchall() == []
             other.close()
 
+    def test_two_phases(self, application):
+        """Those of an application with several databases work, too."""
+        factory = application.make_session
+        factory.configure(twophase=True)
+        with rolled_back(application.engine, factory):
+            browser = Browser(application)
+            browser.visit(lambda r: r.session.update(a=1))
+            assert browser.ask(dict) == {"a": 1}
+        assert factory.kw["twophase"]
+        factory.configure(twophase=False)
+        assert application.rows() == []
+
     def test_several_factories(self, sqlite_engine):
         """All factories take part."""
         Full.__table__.create(sqlite_engine)
