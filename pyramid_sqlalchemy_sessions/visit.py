@@ -59,7 +59,6 @@ class Visit:
         self.state: State | None = None
         self.unit: Unit | None = None
         self._present: State | None = None  # the one to work on, inside or outside
-        self._blank: State | None = None  # a new one, as it was before it was changed
         self._base: tuple[Row | None, Row | None] | None = None  # as it was before
         self._dbsession: DBSession | None = None
         request.add_response_callback(partial(respond, self))
@@ -153,7 +152,7 @@ class Visit:
         has_more = self.finder.tickets or failed or bool(self.outside)
         if transaction is not None and self.state is None and not has_more:
             # In no unit before it's changed: most new sessions never are.
-            self._present = State(self.config, None)
+            self._present = self.finder.new()
         else:
             if transaction is not None and self.state is None:
                 self._go_inside(transaction)
@@ -181,7 +180,7 @@ class Visit:
 
     def work_on(self, state: State, unit: Unit) -> None:
         """Work on the state, in the unit's transaction, from now on."""
-        self.unit, self._blank = unit, None
+        self.unit = unit
         self.state = self._present = state
         self._base = (state.loaded, state.late)
         unit.enlist(self)
@@ -203,10 +202,9 @@ class Visit:
         if transaction is None:
             self._present = None
             return self._enter()
-        unit, blank = Unit.of(self.request.tm, transaction), state.copy()
+        unit = Unit.of(self.request.tm, transaction)
         unit.add(state)
         self.work_on(state, unit)
-        self._blank = blank
         return state
 
     def go_in(self, unit: Unit, dbsession: DBSession) -> None:
@@ -229,7 +227,8 @@ class Visit:
         if self._base is None:
             found = look(self)
             self._base = (found.loaded, found.late)
-        start = State(self.config, *self._base)
+        loaded, late = self._base
+        start = State(self.config, loaded) if loaded else self.finder.new(late)
         for patch in self.outside.patches():
             if patch.clash(start) is None:
                 patch.apply(start)
@@ -327,6 +326,8 @@ class Visit:
         assert state is not None
         assert unit is not None
         self._base = (state.loaded, state.late) if committed else None
+        if unit.is_written:  # a commit that fails may have stored it after all
+            self.finder.new_id = None if state.loaded else state.values["id"]
         if committed:
             self.finder.settle_for(self.answer.take_staged())
         else:
@@ -342,7 +343,7 @@ class Visit:
         """Go back to a savepoint; None: to before the session was first used."""
         if snapshot is None:
             if self._present is self.state:
-                self._present = self._blank
+                self._present = None
             self.outside.leave(False)
             snapshot = (None, None, self._present, None, None)
         self.unit, self.state, self._present, self._base, staged = snapshot
