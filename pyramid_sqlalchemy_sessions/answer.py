@@ -38,7 +38,7 @@ class Answer:
         if self.staged is not None and not self.staged.is_again:
             decision = decision._replace(is_again=False)
         before = self.staged or self.decision
-        if before is not None and decision.ticket is not None:
+        if before is not None:
             decision = decision.after(before)
         self.staged = decision
         if decision.ticket is not None:

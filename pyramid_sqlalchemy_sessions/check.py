@@ -25,11 +25,13 @@ from pyramid.interfaces import (
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from .authn import UserSessionAuthenticationHelper, UserSessionAuthenticationPolicy
 from .check_findings import Finding, error, hint, ok
 from .check_transactions import findings_of_transactions
 from .collector import can_expire
 from .command import PREFIX, factory_of, make_parser, run, summary
 from .features.csrf import CSRF
+from .features.userid import Userid
 from .host import dbsession_of
 from .reseal import census_of
 from .schema import findings_of_database
@@ -84,7 +86,7 @@ def _findings(request: Any, factory: SessionFactory, prefix: str) -> Iterator[Fi
     yield from _of_cookie(config)
     yield from _of_timeouts(config)
     yield from _of_csrf(config, request.registry)
-    yield from _of_logins(request.registry)
+    yield from _of_logins(config, request.registry)
     yield from findings_of_transactions(request, config)
     yield from _of_database(request, config)
 
@@ -194,24 +196,38 @@ def _of_csrf(config: SessionConfig, registry: Any) -> Iterator[Finding]:
         )
 
 
-def _of_logins(registry: Any) -> Iterator[Finding]:
-    """Look at the registered policies, and at their attributes."""
+def _of_logins(config: SessionConfig, registry: Any) -> Iterator[Finding]:
+    """Look at the registered policies, at their attributes, and at views."""
+    lacks_user, needs_user = not config.has(Userid), set[str]()
     for policy in (
         registry.queryUtility(IAuthenticationPolicy),
         registry.queryUtility(ISecurityPolicy),
     ):
         held = {**vars(type(policy)), **getattr(policy, "__dict__", {})}
         for each in (policy, *held.values()):
+            name = type(each).__name__
             if getattr(type(each), "remember", None) in _WITHOUT_ROTATION:
                 yield hint(
                     "logins",
-                    f"Pyramid's {type(each).__name__} doesn't replace the session's"
+                    f"Pyramid's {name} doesn't replace the session's"
                     " cookie at login (session fixation), unless your login view"
                     " calls request.session.rotate(). Use"
                     " UserSessionAuthenticationHelper",
                 )
                 break
+            if isinstance(each, _WITH_USER):
+                needs_user.add(name)
+    for view in registry.introspector.get_category("views", ()) if lacks_user else ():
+        if view["introspectable"].get("fresh"):
+            needs_user.add("the view option fresh")
+    if lacks_user and needs_user:
+        yield error(
+            "logins", f"{', '.join(sorted(needs_user))}: {config.lacking(Userid)}"
+        )
 
+
+#: What logs in by the session's user.
+_WITH_USER = (UserSessionAuthenticationHelper, UserSessionAuthenticationPolicy)
 
 #: How Pyramid logs in, by a key of the session's dict.
 _WITHOUT_ROTATION = (

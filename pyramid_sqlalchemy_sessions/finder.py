@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.orm import Session as DBSession
 
@@ -16,9 +17,11 @@ from .exceptions import CookieCryptoError
 from .feature import Use, Verdict
 from .findings import Findings
 from .host import may_extend
+from .identifiers import new_id
 from .outcome import Decision
 from .session_config import SessionConfig
 from .state import State
+from .table import Row
 from .unit import Unit
 from .upkeep import verdict_on
 
@@ -45,6 +48,8 @@ class Finder:
         #: What the current session was found with.
         self.ticket: Ticket | None = None
         self._userid: Any = None  # whose session it was then
+        #: The id of a session that isn't stored yet.
+        self.new_id: UUID | None = None
         #: The dbsession that the rows are in, and the options of its connection.
         self.dbsession: DBSession | None = None
         self.options: Mapping[str, Any] = {}
@@ -97,9 +102,18 @@ class Finder:
                 self.tickets = tuple(each for each in self.tickets if each != ticket)
                 self._answer.delete(Decision(None, state.settings))
                 self._findings.found_violated(state.loaded)
-        new = State(self._config, None, late)
+        new = self.new(late)
         unit.add(new)
         return new
+
+    def new(self, late: Row | None = None) -> State:
+        """Return the state of a new session, which has one id until it's stored.
+
+        Tweens, views and exception views may all ask for it, and be rolled back.
+        """
+        state = State(self._config, None, late)
+        self.new_id = state.values["id"] = self.new_id or new_id()
+        return state
 
     def note_options(self, dbsession: DBSession) -> None:
         """Remember how the application has set up the connection."""

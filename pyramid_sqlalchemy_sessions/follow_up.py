@@ -96,7 +96,7 @@ def look(visit: Visit) -> State:
     """Return what's stored, read in a short transaction that does nothing else."""
     finder, config, request = visit.finder, visit.config, visit.request
     if not finder.tickets:
-        return State(config, None)
+        return finder.new()
     name = config.settings.dbsession_name
     with short_transaction(request, name, commits=False) as (tm, dbsession):
         config.table.connection(dbsession, options=finder.options)

@@ -36,6 +36,7 @@ __all__ = [
     "end_abandoned",
     "error_of",
     "has_written",
+    "heed_outer_requests",
     "in_exception_view",
     "in_subrequest",
     "is_over",
@@ -45,7 +46,6 @@ __all__ = [
     "phase_of",
     "short_transaction",
     "transaction_of",
-    "vary_with",
     "will_be_retried",
 ]
 
@@ -316,8 +316,19 @@ def outer_requests(request: Any) -> Sequence[Any]:
     ]
 
 
-def vary_with(request: Any, response: Any) -> None:
-    """Say that a response depends on the cookies: a subrequest's session was used."""
+def heed_outer_requests(request: Any) -> None:
+    """Let the requests that wait for this one answer for its use of the session.
+
+    What they answer may be made of this one's answer, so it varies with the cookies. If
+    they don't extend the session, neither does this one.
+    """
+    for outer in outer_requests(request):
+        outer.add_response_callback(_vary_with)
+        if not may_extend(outer):
+            leave_unextended(request)
+
+
+def _vary_with(request: Any, response: Any) -> None:
     vary_on_cookie(response)
 
 

@@ -54,7 +54,10 @@ class Decision(NamedTuple):
 
     def after(self, before: Decision) -> Decision:
         """Return what this becomes after another one that no browser has seen."""
-        was = before.moved_from or (before.settings if before.ticket is None else None)
+        was = before.moved_from
+        if self.ticket is None:
+            return self if was is None else self._replace(settings=was)
+        was = was or (before.settings if before.ticket is None else None)
         return self.instead_of(was or self.moved_from)
 
     def instead_of(self, was: DefaultSettings | None) -> Decision:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import transaction
+from pyramid.interfaces import ISessionFactory
 from sqlalchemy.engine import Engine
 from webtest import TestApp
 
+from .session import SessionFactory
 from .testing import rolled_back
 
 __all__ = ["testapp", "tm"]
@@ -28,4 +30,8 @@ def tm(app: Any, dbengine: Engine) -> Iterator[Any]:
 @pytest.fixture
 def testapp(app: Any, tm: Any) -> TestApp:
     """A browser, each of whose requests has a transaction of its own."""
-    return TestApp(app, extra_environ={"HTTP_HOST": "example.com"})
+    environ = {"HTTP_HOST": "example.com"}
+    factory = app.registry.queryUtility(ISessionFactory)
+    if isinstance(factory, SessionFactory) and factory.settings.cookie_secure:
+        environ["wsgi.url_scheme"] = "https"  # or it would keep the cookie back
+    return TestApp(app, extra_environ=environ)

@@ -10,8 +10,16 @@ from uuid import UUID
 
 from .exceptions import TransactionRequiredError
 
-__all__ = ["TOO_LATE", "read_only"]
+__all__ = ["NO_INSTANCE", "NO_PERSISTING", "TOO_LATE", "read_only"]
 
+NO_INSTANCE = (
+    "session.instance is an object of the request's transaction, and there is none now:"
+    " use it in a view"
+)
+NO_PERSISTING = (
+    "the session cannot be written now: that takes the request's transaction, and a"
+    " cookie that a login hasn't just replaced"
+)
 TOO_LATE = (
     "the session cannot be changed here: the request's transaction is over and its"
     " response is made. Change it in the view, or in a new transaction:"

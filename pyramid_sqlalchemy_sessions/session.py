@@ -97,7 +97,7 @@ class Session(SessionDict):
         self._write().is_forced = True
 
     def persist(self) -> None:
-        """Write the session now instead of at the commit, so that its row is there.
+        """Flush the dbsession and write the session now, so that its row is there.
 
         Then rows can refer to ``session.id``. The session's row is locked until the
         transaction ends. Raises TransactionRequiredError without a transaction.
@@ -283,7 +283,7 @@ class Session(SessionDict):
         state = self._read()
         if state.loaded is None:
             return None
-        return end_of(state, self._begin().due(state.is_used))
+        return end_of(state, self._begin().foresee(state))
 
     def _require(self, feature: type[CSRF] | type[Userid]) -> None:
         if not self._config.has(feature):

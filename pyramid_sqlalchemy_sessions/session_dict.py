@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    MutableMapping,
+    ValuesView,
+)
 from typing import Any, NoReturn, Protocol
 
 from .feature import Due
 from .session_config import SessionConfig
-from .setting_kinds import shown
 from .state import State
 
 __all__ = ["SessionDict", "Visitor"]
 
 #: Types whose values can't change, and are equal only if they are stored alike.
 _PLAIN = frozenset({str, int, bool, bytes, type(None)})
-
-#: Types that aren't mapped classes.
-_HARMLESS = _PLAIN | {float, list, dict, tuple}
 
 
 class Visitor(Protocol):
@@ -29,7 +34,7 @@ class Visitor(Protocol):
     def lend(self, state: State, value: Any) -> Any: ...
     def instance(self) -> Any: ...
     def persist(self) -> None: ...
-    def due(self, is_write: bool) -> Due | None: ...
+    def foresee(self, state: State) -> Due | None: ...
 
 
 class SessionDict(MutableMapping[Any, Any]):
@@ -68,7 +73,6 @@ class SessionDict(MutableMapping[Any, Any]):
             state.is_used = True
         else:
             visit.touch(state).data.set(key, value)
-            self._warn_of_objects({key: value})
 
     def __delitem__(self, key: Any) -> None:
         visit, state = self._begin(), self._read()
@@ -113,15 +117,27 @@ class SessionDict(MutableMapping[Any, Any]):
         """Return what Pyramid's JSON renderer shows."""
         return self.copy()
 
-    def __deepcopy__(self, memo: Any) -> NoReturn:
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse to be pickled, or copied by ``copy.deepcopy()``."""
         raise TypeError(
-            "a session can't be copied; copy what it holds:"
-            " copy.deepcopy(dict(session))"
+            "a session can't be pickled, nor copied with what's in it; take what it"
+            " holds: dict(session), or copy.deepcopy(dict(session))"
         )
 
     def copy(self) -> dict[Any, Any]:
         """Return a dict with the same keys and values."""
         return dict(self)
+
+    __copy__ = copy
+
+    def keys(self) -> KeysView[Any]:
+        return _Keys(self)
+
+    def values(self) -> ValuesView[Any]:
+        return _Values(self)
+
+    def items(self) -> ItemsView[Any, Any]:
+        return _Items(self)
 
     def update(self, *args: Any, **kw: Any) -> None:
         """Set all pairs of a mapping, or of an iterable of pairs."""
@@ -138,7 +154,6 @@ class SessionDict(MutableMapping[Any, Any]):
             state.is_used = True
             return
         visit.touch(state).data.update(differing)
-        self._warn_of_objects(differing)
 
     def pop(self, key: Any, *default: Any) -> Any:
         """Remove a key and return its value, or the default if it's missing."""
@@ -175,26 +190,24 @@ class SessionDict(MutableMapping[Any, Any]):
         key = next(reversed(content))
         return key, visit.touch(state).data.pop(key)
 
-    def _warn_of_objects(self, values: Mapping[Any, Any]) -> None:
-        """Warn about mapped objects among the values, or in them."""
-        for key, value in values.items():
-            kind = type(value)
-            if kind in _PLAIN:
-                continue
-            kinds = {kind}
-            if issubclass(kind, (list, tuple, set, frozenset)):
-                kinds = set(map(type, value))
-            elif issubclass(kind, dict):
-                kinds = set(map(type, value.values()))
-            for kind in kinds - _HARMLESS:
-                if hasattr(kind, "_sa_class_manager"):
-                    self._config.warn_once(
-                        f"The session's value for {shown(key)} is or holds an object of"
-                        f" the mapped class {kind.__name__}. Later requests get a copy"
-                        " as it is now, without a dbsession: it isn't up to date, and"
-                        " its lazy attributes fail. Store its primary key instead, and"
-                        " load it with dbsession.get()."
-                    )
+
+class _Reversible(Iterable[Any]):
+    """What the views of a dict have, and those of a Mapping lack."""
+
+    def __reversed__(self) -> Iterator[Any]:
+        return iter(list(self)[::-1])
+
+
+class _Keys(_Reversible, KeysView[Any]):
+    pass
+
+
+class _Values(_Reversible, ValuesView[Any]):
+    pass
+
+
+class _Items(_Reversible, ItemsView[Any, Any]):
+    pass
 
 
 def _is_same(present: Any, value: Any) -> bool:

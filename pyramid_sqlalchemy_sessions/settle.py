@@ -201,7 +201,7 @@ def born(state: State) -> Row:
     for feature in config.features:
         row.update(feature.begin(settings, now))
     row.update(state.values, id=state.id, version=1)
-    row.update(data=state.data.encode(), flash=state.flash.encode())
+    row.update(data=state.encoded_data(), flash=state.flash.encode())
     if settings.cookie_max_age is not None:
         row["sent"] = now
     return row

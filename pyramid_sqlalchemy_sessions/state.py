@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from .document import MISSING, Document
 from .features.cookies import ConfigCookie
 from .identifiers import new_id
+from .objects import warn_of_objects
 from .queues import Queues
 from .session_config import SessionConfig
 from .settings import DefaultSettings
@@ -203,6 +204,12 @@ class State:
             return False
         return not self.is_empty
 
+    def encoded_data(self) -> Any:
+        """Return the dict as its column takes it."""
+        encoded = self.data.encode()
+        warn_of_objects(self.config, self.data.content, encoded)
+        return encoded
+
     def changes(self) -> Row:
         """Return the columns that the application has changed, as they are stored."""
         loaded, values = self.loaded, self.values
@@ -212,6 +219,7 @@ class State:
         }
         data = self.data.difference()
         if data is not MISSING:
+            warn_of_objects(self.config, self.data.content, data)
             changes["data"] = data
         if self.flash.may_differ:
             changes["flash"] = self.flash.encode()

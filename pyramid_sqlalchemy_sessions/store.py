@@ -97,9 +97,9 @@ class SessionStore(StoreBase):
         missing or expired, TypeError for what can't be stored, ValueError for what's
         too large.
         """
-        document = State(self._config, None).data
-        document.replace(data)
-        raw = document.encode()  # before anything is changed: it may raise
+        state = State(self._config, None)
+        state.data.replace(data)
+        raw = state.encoded_data()  # before anything is changed: it may raise
         key = session_id(id)
         if key is None:
             raise KeyError("there is no session with this id")
@@ -108,7 +108,7 @@ class SessionStore(StoreBase):
         if known is None:
             is_there = self._update(key, stored)
         else:
-            is_there = self._replace(known, document.copy().content)
+            is_there = self._replace(known, state.data.copy().content)
         if not is_there:
             raise KeyError("there is no session with this id")
 

@@ -50,7 +50,11 @@ def rolled_back(
         for factory in session_factories:
             stack.callback(factory.kw.update, factory.kw.copy())
             stack.callback(factory.kw.clear)
-            factory.configure(bind=connection, join_transaction_mode="create_savepoint")
+            factory.configure(
+                bind=connection,
+                join_transaction_mode="create_savepoint",
+                twophase=False,  # which a savepoint can't be
+            )
         yield connection
 
 
@@ -136,8 +140,8 @@ class _Memory:
         if self._state.loaded is None:
             self._state.clean(born(self._state))
 
-    def due(self, is_write: bool) -> None:
-        """Return what is due: nothing, since time doesn't pass here."""
+    def foresee(self, state: State) -> None:
+        """Return what is going to be due: nothing, since time doesn't pass here."""
 
     def instance(self) -> Any:
         """Return an object of the model without a dbsession, or None while it's new."""

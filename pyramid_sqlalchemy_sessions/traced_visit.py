@@ -24,6 +24,7 @@ from .feature import Verdict
 from .finder import Finder
 from .host import Phase, csrf_key_of, error_of, phase_of, will_be_retried
 from .outcome import Outcome
+from .sealing import opened
 from .session_config import SessionConfig
 from .state import State
 from .table import Row
@@ -148,7 +149,8 @@ class _TracedVisit(Visit):
         """
         with suppress(InconsistentDataError):
             data = state.data
-            stored = {} if data.raw is None else data.codec.loads(data.raw)
+            raw = opened(data.raw)
+            stored = {} if raw is None else data.codec.loads(raw)
             for key in data.changed_keys(stored) if data.may_differ else ():
                 if key in stored and key in data.content and key not in self._keys:
                     self._keys.add(key)

@@ -99,7 +99,8 @@ def _send_again(
 ) -> Due | None:
     """Send a cookie with a max-age again, so that it lasts while it's used.
 
-    Only the row's own one is sent; if there's a candidate, that has its own times.
+    That's the row's own one, or the candidate that is to replace it: the candidate may
+    have been lost on its way, and the next try may come after the cookie's max-age.
     """
     due = due or Due({}, {})
     if due.ticket is not None:
@@ -112,7 +113,7 @@ def _send_again(
         candidate = due.changes.get("renewal_next", row.get("renewal_next"))
         received = use.ticket.renewal_id
         is_current = is_same_id(received, current) or received is current is None
-        if is_current and candidate is None:
+        if is_current:
             guard = {"renewal_id": row["renewal_id"]}
             if "renewal_next" in row:
                 guard["renewal_next"] = row["renewal_next"]
@@ -120,7 +121,7 @@ def _send_again(
                 {**guard, **due.guard},
                 {**due.changes, "sent": use.commit},
                 due.extend_to,
-                use.ticket,
+                Ticket(use.ticket.id, candidate) if candidate else use.ticket,
             )
     return due if due.changes or due.extend_to is not None else None
 

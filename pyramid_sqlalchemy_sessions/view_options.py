@@ -11,8 +11,10 @@ from .setting_kinds import shown
 if TYPE_CHECKING:
     # Pyramid has no types, so this is what type checkers see.
     HTTPForbidden = Exception
+    INGRESS: Any
 else:
     from pyramid.httpexceptions import HTTPForbidden
+    from pyramid.viewderivers import INGRESS
 
 __all__ = ["FreshLoginRequired", "includeme"]
 
@@ -46,7 +48,10 @@ def includeme(config: Any) -> None:
     ``config.include("pyramid_sqlalchemy_sessions")`` includes this. Other values raise
     ConfigurationError.
     """
-    config.add_view_deriver(_extend_session, name="extend_session")
+    # Above those that may refuse the request, and so have an exception view called.
+    config.add_view_deriver(
+        _extend_session, name="extend_session", under=INGRESS, over="secured_view"
+    )
     config.add_view_deriver(_fresh, name="fresh")
 
 

@@ -21,15 +21,14 @@ from .host import (
     commits_after_exception_view,
     dbsession_of,
     has_written,
+    heed_outer_requests,
     in_exception_view,
     is_over,
-    outer_requests,
     transaction_of,
-    vary_with,
 )
 from .outcome import Decision, Outcome, decide
 from .outside import Outside
-from .readonly import TOO_LATE, read_only
+from .readonly import NO_INSTANCE, NO_PERSISTING, TOO_LATE, read_only
 from .session_config import SessionConfig
 from .state import State
 from .table import Row
@@ -63,9 +62,7 @@ class Visit:
         self._base: tuple[Row | None, Row | None] | None = None  # as it was before
         self._dbsession: DBSession | None = None
         request.add_response_callback(partial(respond, self))
-        # Their responses may be made from the response to this one.
-        for outer in outer_requests(request):
-            outer.add_response_callback(vary_with)
+        heed_outer_requests(request)
 
     @property
     def dbsession(self) -> DBSession:
@@ -125,12 +122,10 @@ class Visit:
         """Write the session now."""
         state = self.read()
         if self.outside.holds(state) or state.late is not None:
-            raise TransactionRequiredError(
-                "the session cannot be written now: that takes the request's"
-                " transaction, and a cookie that a login hasn't just replaced"
-            )
+            raise TransactionRequiredError(NO_PERSISTING)
         state = self.touch(state)
         assert self.unit is not None
+        self.dbsession.flush()  # the row may refer to what's pending, such as its user
         self.unit.settle(state, insists=True)
 
     def instance(self) -> Any:
@@ -139,11 +134,13 @@ class Visit:
         if state.loaded is None:
             return None
         if self.unit is None:
-            raise TransactionRequiredError(
-                "session.instance is an object of the request's transaction, and"
-                " there is none now: use it in a view"
-            )
+            raise TransactionRequiredError(NO_INSTANCE)
         return self.unit.instance_of(state, self.dbsession)
+
+    def foresee(self, state: State) -> Due | None:
+        """Return what is going to be due. Outside, a mere look extends nothing."""
+        is_idle = self.outside.holds(state) and not state.is_used
+        return None if is_idle else self.due(state.is_used)
 
     # Inside.
 
@@ -155,7 +152,7 @@ class Visit:
         has_more = self.finder.tickets or failed or bool(self.outside)
         if transaction is not None and self.state is None and not has_more:
             # It's in no unit before it's changed: most new sessions never are.
-            self._present = State(self.config, None)
+            self._present = self.finder.new()
         else:
             if transaction is not None and self.state is None:
                 self._go_inside(transaction)
@@ -230,7 +227,8 @@ class Visit:
         if self._base is None:
             found = look(self)
             self._base = (found.loaded, found.late)
-        start = State(self.config, *self._base)
+        loaded, late = self._base
+        start = State(self.config, loaded) if loaded else self.finder.new(late)
         for patch in self.outside.patches():
             if patch.clash(start) is None:
                 patch.apply(start)
@@ -328,6 +326,8 @@ class Visit:
         assert state is not None
         assert unit is not None
         self._base = (state.loaded, state.late) if committed else None
+        if unit.is_written:  # a commit that fails may have stored it after all
+            self.finder.new_id = None if state.loaded else state.values["id"]
         if committed:
             self.finder.settle_for(self.answer.take_staged())
         else:

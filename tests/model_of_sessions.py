@@ -508,13 +508,13 @@ class Sessions:
         if due is not None and due.ticket is not None:
             return due._replace(changes={**due.changes, "sent": now})
         is_due = row.sent is None or abs(now - row.sent) * 10 >= max_age
-        # The cookie is sent again only if it is the one that the session has.
-        if due is not None:  # a takeover
-            has_current = True
-        else:
-            has_current = ticket.renewal_id == row.renewal_id and not row.renewal_next
-        if not (is_due and has_current):
+        # The cookie is sent again only if it is the one that the session has; in its
+        # place the candidate, if there is one.
+        is_takeover = due is not None
+        if not (is_due and (is_takeover or ticket.renewal_id == row.renewal_id)):
             return due
+        if row.renewal_next and not is_takeover:
+            ticket = Ticket(row.id, row.renewal_next)
         guard = {"renewal_id": row.renewal_id, "renewal_next": row.renewal_next}
         changes = {} if due is None else due.changes
         return Due(guard, {**changes, "sent": now}, ticket)

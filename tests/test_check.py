@@ -43,6 +43,7 @@ from pyramid_sqlalchemy_sessions import (
     JSONDataMixin,
     UseridMixin,
     UserSessionAuthenticationHelper,
+    UserSessionAuthenticationPolicy,
     check,
     old_rows,
     schema,
@@ -165,12 +166,31 @@ def use_old_policy(config: Any) -> None:
     config.set_authentication_policy(SessionAuthenticationPolicy())
 
 
+def use_our_old_policy(config: Any) -> None:
+    """Use the library's authentication policy, as version 0.1.0 had it."""
+    config.set_authorization_policy(ACLAuthorizationPolicy())
+    config.set_authentication_policy(UserSessionAuthenticationPolicy())
+
+
+def use_fresh(config: Any) -> None:
+    """Add views with and without the option ``fresh``."""
+    for name, options in (("a", {}), ("b", {"fresh": 60})):
+        config.add_view(lambda request: Response(""), name=name, **options)
+
+
+class OurHelper(UserSessionAuthenticationHelper):
+    """The library's helper, with something to it."""
+
+
 POLICIES: dict[str, Any] = {
     "Helper": lambda c: c.set_security_policy(Policy(SessionAuthenticationHelper())),
     "Itself": lambda c: c.set_security_policy(SessionAuthenticationHelper()),
     "Class": lambda c: c.set_security_policy(OfTheClass()),
     "Old": use_old_policy,
     "Ours": lambda c: c.set_security_policy(Policy(UserSessionAuthenticationHelper())),
+    "Our own": lambda c: c.set_security_policy(Policy(OurHelper())),
+    "Our old": use_our_old_policy,
+    "Fresh": use_fresh,
     "Rotating": lambda c: c.set_security_policy(Policy(Rotating())),
 }
 
@@ -363,13 +383,32 @@ def test_logins(run, engine, policy):
     """Logins by which no cookie is replaced are found, wherever they can be."""
     report = run(app={"policy": policy})
     assert (report.status, report.error) == (0, [])
-    if policy in ("Ours", "Rotating"):
+    if policy not in ("Helper", "Itself", "Class", "Old"):
         assert report.hint == []
     else:
         (found,) = report.hint
         kind = "Policy" if policy == "Old" else "Helper"
         assert found.startswith(f"logins Pyramid's SessionAuthentication{kind} does")
         assert "UserSessionAuthenticationHelper" in found
+
+
+@on_sqlite
+@pytest.mark.filterwarnings("ignore:Authentication and authorization policies")
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ("Ours", "UserSessionAuthenticationHelper"),
+        ("Our own", "OurHelper"),
+        ("Our old", "UserSessionAuthenticationPolicy"),
+        ("Fresh", "the view option fresh"),
+    ],
+)
+def test_logins_without_users(run, engine, policy, said):
+    """What needs the session's user is of no use if the model has none."""
+    (found,) = run(AsJSON, app={"policy": policy}).error
+    assert found.startswith(f"logins {said}: ")
+    assert "AsJSON lacks UseridMixin" in found
+    assert run(app={"policy": policy}).error == []
 
 
 @on_sqlite

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from pyramid.i18n import TranslationString
 from pyramid.interfaces import ISession
-from sqlalchemy import JSON, Integer, String, create_engine, text
+from sqlalchemy import JSON, Integer, String, create_engine, select, text
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 from zope.interface.verify import verifyObject
 
@@ -112,6 +112,9 @@ QUESTIONS = {
     "bool": bool,
     "iter": list,
     "reversed": lambda d: list(reversed(d)),
+    "reversed views": lambda d: [
+        list(reversed(view)) for view in (d.keys(), d.values(), d.items())
+    ],
     "keys": lambda d: list(d.keys()),
     "values": lambda d: list(d.values()),
     "items": lambda d: list(d.items()),
@@ -1493,9 +1496,49 @@ def test_mapped_objects_are_warned_of(browser, caplog):
         session["ids"] = [1, 2]
 
     browser.visit(view)
+    browser.visit(view)
     told = logged(caplog, "WARNING")
     assert len(told) == 3
     for message, key in zip(told, ("note", "notes", "named"), strict=True):
         assert f"'{key}'" in message
         assert "Note" in message
     assert browser.ask(lambda session: session["note"].id) == 2
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda request, note: request.session.update(notes={"all": [(note, 1)]}),
+        lambda request, note: request.session.setdefault("notes", []).append(note),
+        lambda request, note: request.session.update(
+            notes=request.dbsession.execute(select(Note)).all()
+        ),
+        lambda request, note: request.session_store.create({"notes": {1: [note]}}),
+        lambda request, note: request.session_store.set(
+            request.session_store.create({}), {"notes": [note]}
+        ),
+    ],
+    ids=["nested", "appended", "rows", "created", "set"],
+)
+def test_mapped_objects_inside_are_warned_of(browser, sqlite_engine, caplog, put):
+    """However deep they are, and however they came to be there."""
+    Note.__table__.create(sqlite_engine)
+
+    def view(request):
+        note = request.dbsession.get(Note, 1)
+        if note is None:
+            note = Note(id=1)
+            request.dbsession.add(note)
+            request.dbsession.flush()
+        put(request, note)
+
+    browser.visit(view)
+    (message,) = logged(caplog, "WARNING")
+    assert "'notes'" in message
+    assert "Note" in message
+
+
+def test_text_about_mapped_objects_is_none(browser, caplog):
+    """A text with the name of what SQLAlchemy adds to an object is just a text."""
+    keep(browser, text="_sa_instance_state")
+    assert logged(caplog, "WARNING") == []

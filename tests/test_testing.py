@@ -15,7 +15,7 @@ import pytest
 from pyramid import testing
 from pyramid.csrf import get_csrf_token
 from pyramid.httpexceptions import HTTPForbidden
-from pyramid.interfaces import ISession
+from pyramid.interfaces import ISession, ISessionFactory
 from sqlalchemy import Integer, String, Uuid, create_engine, event, func, select, text
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.orm.exc import StaleDataError
@@ -255,6 +255,18 @@ class TestRolledBack:
             assert other.execute("SELECT * FROM full_session").fetchall() == []
             other.close()
 
+    def test_two_phases(self, application):
+        """Those of an application with several databases work, too."""
+        factory = application.make_session
+        factory.configure(twophase=True)
+        with rolled_back(application.engine, factory):
+            browser = Browser(application)
+            browser.visit(lambda r: r.session.update(a=1))
+            assert browser.ask(dict) == {"a": 1}
+        assert factory.kw["twophase"]
+        factory.configure(twophase=False)
+        assert application.rows() == []
+
     def test_several_factories(self, sqlite_engine):
         """All factories take part."""
         Full.__table__.create(sqlite_engine)
@@ -277,8 +289,9 @@ class TestPytestFixtures:
         return engine
 
     @pytest.fixture
-    def app(self, dbengine):
-        self.application = Application(dbengine)
+    def app(self, request, dbengine):
+        settings = getattr(request, "param", {})
+        self.application = Application(dbengine, **settings)
         registry = self.application.registry
         registry["dbsession_factory"] = self.application.make_session
         yield self.application.wsgi
@@ -296,6 +309,35 @@ class TestPytestFixtures:
         assert [testapp.get("/").text for _ in range(2)] == ["1", "2"]
         dbsession = self.application._tm_session(None, tm)
         assert dbsession.query(Full).count() == 1
+
+    @pytest.mark.parametrize(
+        ("app", "scheme"),
+        [
+            ({"cookie_secure": "auto"}, "http"),
+            ({"cookie_secure": "false"}, "http"),
+            ({"cookie_secure": "true", "cookie_name": "__Host-session"}, "https"),
+        ],
+        indirect=["app"],
+    )
+    def test_cookie_comes_back(self, testapp, scheme):  # noqa: F811
+        """Requests come by https where the cookie needs it."""
+
+        def view(request):
+            request.session["a"] = request.session.get("a", 0) + 1
+            return f"{request.scheme} {request.session['a']}"
+
+        self.application.view = view
+        assert [testapp.get("/").text for _ in range(2)] == [
+            f"{scheme} 1",
+            f"{scheme} 2",
+        ]
+
+    def test_sessions_of_others(self, app, request):
+        """An application may have another factory of sessions, or none."""
+        app.registry.registerUtility(lambda request: {}, ISessionFactory)
+        browser = request.getfixturevalue("testapp")
+        self.application.view = lambda request: request.scheme
+        assert browser.get("/").text == "http"
 
 
 class TestDummySession:

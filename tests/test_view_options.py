@@ -6,6 +6,7 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationExecutionError
 from pyramid.httpexceptions import HTTPForbidden, HTTPSeeOther
+from pyramid.request import Request
 from pyramid.response import Response
 from sqlalchemy.orm import DeclarativeBase
 
@@ -188,6 +189,38 @@ def test_poll_stores_what_it_changes(open_browser):
     assert browser.ask(dict) == {"a": 1, "b": 2}
 
 
+@pytest.mark.parametrize("refusal", [{"permission": "read"}, {"fresh": 60}])
+def test_poll_that_is_refused(open_browser, refusal):
+    """What the forbidden view writes then doesn't extend the session, either."""
+
+    class Policy(UserSessionAuthenticationHelper):
+        def permits(self, request, context, permission):
+            return False
+
+    def forbidden(request):
+        request.session.flash("no")
+        return Response("", status=403)
+
+    def configure(config):
+        config.set_security_policy(Policy())
+        config.add_forbidden_view(forbidden)
+        config.add_view(
+            lambda request: Response(""),
+            route_name="view",
+            request_param="poll",
+            extend_session=False,
+            **refusal,
+        )
+
+    browser = open_browser(configure=configure, **SETTINGS)
+    browser.visit(write)
+    before = browser.application.row().idle_expire
+    with later(60):
+        assert browser.get("/?poll", status=403)
+        assert browser.application.row().idle_expire == before
+        assert browser.ask(lambda session: session.pop_flash()) == ["no"]
+
+
 @pytest.mark.parametrize("value", ["false", 0, None])
 def test_bad_extend_session(open_browser, value):
     """It's True or False."""
@@ -327,3 +360,56 @@ def test_max_age_without_the_mixin(open_browser):
     browser = open_browser(Fixed)
     with pytest.raises(SettingsError, match="ConfigCookieMixin"):
         browser.visit(lambda request: HELPERS[0].remember(request, 5, max_age=500))
+
+
+def test_expires_in_an_exception_view(open_browser):
+    """A failed request doesn't extend the session, unless its exception view writes."""
+    told = []
+
+    def answer(error, request):
+        if "write" in request.params:
+            request.session["b"] = 1
+        told.append(request.session.expires)
+        return Response("")
+
+    def configure(config):
+        config.add_exception_view(answer, ZeroDivisionError)
+
+    def failing(request):
+        request.session["a"] = 2
+        raise ZeroDivisionError
+
+    browser = open_browser(idle_timeout=100, configure=configure)
+    browser.visit(write)
+    for url in ("/", "/?write"):
+        with later(10):
+            browser.visit(failing, url)
+        assert told.pop() == browser.application.row().idle_expire
+
+
+@pytest.mark.parametrize("use_tweens", [False, True])
+def test_poll_with_a_subrequest(open_browser, use_tweens):
+    """What a view asks for in a subrequest doesn't extend the session either."""
+    seen = []
+
+    def inner(request):
+        seen.append(request.session["a"])
+        return Response("")
+
+    def configure_more(config):
+        configure(config)
+        config.add_route("inner", "/inner")
+        config.add_view(inner, route_name="inner")
+
+    def poll(request):
+        url, cookies = "/inner", dict(request.cookies)
+        subrequest = Request.blank(url, cookies=cookies)
+        request.invoke_subrequest(subrequest, use_tweens=use_tweens)
+
+    browser = open_browser(idle_timeout=100, configure=configure_more)
+    browser.visit(write)
+    before = browser.application.row().idle_expire
+    with later(60):
+        ask(browser, "poll", poll)
+    assert seen == [1]
+    assert browser.application.row().idle_expire == before

@@ -339,6 +339,19 @@ def test_change_and_invalidate(browser):
     assert "Path=/" in in_header(header)[1]
 
 
+def test_change_that_is_persisted_and_invalidate(browser):
+    """A cookie that moves, but is never sent, is deleted where the browser has it."""
+
+    def view(request):
+        changes(cookie_path="/shop")(request)
+        request.session.persist()
+        request.session.invalidate()
+
+    (header,) = set_cookies(browser.visit(view))
+    assert in_header(header)[0] == ""
+    assert "Path=/" in in_header(header)[1]
+
+
 def test_session_that_is_new_and_persisted(open_browser):
     """A change after `persist()` counts for the one cookie that is sent."""
     browser = open_browser(Own)

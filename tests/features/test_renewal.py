@@ -465,6 +465,25 @@ def test_takeover_soon_with_a_max_age(open_browser, clock):
     assert row(browser).renewal_id == candidate
 
 
+def test_lost_candidate_with_a_max_age(open_browser, clock):
+    """Who never got the candidate gets it again before their cookie is too old."""
+    settings = {**RENEWAL, "renewal_try_every": 5000}
+    browser = used(open_browser(idle_timeout=1000, cookie_max_age=1000, **settings))
+    clock.shift(TIMEOUT + 1)
+    cookie = browser.cookie
+    candidate = sent(browser.visit(read)).renewal_id
+    use_cookie(browser, cookie)
+    clock.shift(99)
+    assert sent(browser.visit(read)) is None
+    clock.shift(1)
+    again = sent(browser.visit(read))
+    assert "Max-Age=1000" in again.attributes
+    assert again.renewal_id == candidate == row(browser).renewal_next
+    assert row(browser).sent == now()
+    assert sent(browser.visit(read)) is None
+    assert row(browser).renewal_id == candidate
+
+
 # Violations.
 
 

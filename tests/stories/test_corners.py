@@ -35,19 +35,45 @@ def test_rotating_beside_data_that_cannot_be_read(engine):
     assert browser.cookie != before
 
 
-def test_a_session_is_not_copied(engine):
-    """Copying it says what to copy instead."""
+@pytest.mark.parametrize("use", [copy.deepcopy, pickle.dumps])
+def test_a_session_is_not_copied_with_all_it_refers_to(engine, use):
+    """That says what to copy, or to pickle, instead."""
     browser = Browser(Application(engine))
 
     def view(request):
         request.session["list"] = [1]
         with pytest.raises(TypeError, match="dict"):
-            copy.deepcopy(request.session)
+            use(request.session)
         taken = copy.deepcopy(dict(request.session))
         taken["list"].append(2)
 
     browser.visit(view)
     assert browser.ask(dict) == {"list": [1]}
+
+
+def test_a_copy_is_a_dict(engine):
+    """A change of it isn't one of the session."""
+    browser = Browser(Application(engine))
+
+    def view(request):
+        request.session["a"] = 1
+        taken = copy.copy(request.session)
+        taken["b"] = 2
+        assert taken == {"a": 1, "b": 2}
+
+    browser.visit(view)
+    assert browser.ask(dict) == {"a": 1}
+
+
+def test_a_session_is_not_stored_in_itself(engine):
+    """The error says which key holds it, and what to store instead."""
+    browser = Browser(Application(engine))
+
+    def view(request):
+        request.session["mine"] = [request.session]
+
+    with pytest.raises(TypeError, match=r"'mine'.*dict\(session\)"):
+        browser.visit(view)
 
 
 def test_values_that_are_read_too_late_are_ordinary_ones(engine):

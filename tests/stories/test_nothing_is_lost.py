@@ -20,11 +20,13 @@ from pyramid_sqlalchemy_sessions import (
 from tests.application import Application, Browser, Failure, Full, statements
 from tests.features.timed import sent, twin
 from tests.stories.transactions import (
+    all_of,
     elsewhere,
     exception_view,
     logged,
     plain_dbsession,
     set_cookies,
+    tween_above,
 )
 
 
@@ -48,6 +50,20 @@ class Cart(Base):
     session_id = mapped_column(
         Uuid, ForeignKey(Shopper.id, ondelete="CASCADE"), nullable=False
     )
+
+
+class Owner(Base):
+    """A user."""
+
+    __tablename__ = "shopper_owner"
+    id = mapped_column(Integer, primary_key=True, autoincrement=False)
+
+
+class Owned(UseridMixin, BaseMixin, Base):
+    """A session that refers to its user."""
+
+    __tablename__ = "owned_session"
+    userid = mapped_column(Integer, ForeignKey(Owner.id, ondelete="CASCADE"))
 
 
 def begin(request):
@@ -438,6 +454,106 @@ def test_a_cart_of_a_new_session(shop, empty):
     browser.visit(lambda request: setattr(request.session, "userid", 5))
     with Session(shop) as dbsession:
         assert dbsession.query(Cart).one().session_id == browser.application.row().id
+
+
+WRITERS = ["above", "view", "exception view", "after"]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_new_session_has_one_id(engine, writer, fails):
+    """It's the same wherever a request asks for it, and whatever is rolled back."""
+    ids = []
+
+    def work(place):
+        def do(request):
+            if place == writer:
+                request.session["by"] = place
+            ids.append(request.session.id)
+
+        return do
+
+    def answer(request):
+        work("exception view")(request)
+        return Response("")
+
+    def view(request):
+        work("view")(request)
+        if fails:
+            raise Failure
+
+    def tween(handler, request):
+        work("above")(request)
+        response = handler(request)
+        work("after")(request)
+        return response
+
+    configure = all_of(tween_above(tween), exception_view(answer))
+    browser = Browser(Application(engine, configure=configure))
+    response = browser.visit(view)
+    assert len(set(ids)) == 1
+    is_stored = writer in ("above", "after", "exception view" if fails else "view")
+    assert [row.id for row in browser.application.rows()] == ids[:1] * is_stored
+    assert len(set_cookies(response)) == is_stored
+
+
+def test_a_session_after_an_end_has_another_id(shop):
+    """That of a session that has ended never comes back."""
+    browser = Browser(Application(shop))
+
+    def view(request):
+        ids = []
+        for work in (
+            lambda session: session.update(a=1),
+            lambda session: session.invalidate(),
+            lambda session: session.update(b=2),
+        ):
+            work(request.session)
+            ids.append(request.session.id)
+            request.tm.commit()
+            request.tm.begin()
+        return len(set(ids)), ids[1] == ids[2]
+
+    assert browser.visit(view).text == "(2, True)"
+    assert browser.ask(dict) == {"b": 2}
+
+
+def test_a_session_that_may_be_stored_already(engine):
+    """If a commit fails after it has succeeded, what follows has another id."""
+
+    def answer(request):
+        request.session["b"] = 2
+        return Response("")
+
+    def fail(dbsession):
+        raise ZeroDivisionError
+
+    def view(request):
+        request.session["a"] = 1
+        event.listen(request.dbsession, "after_commit", fail, once=True)
+
+    configure = exception_view(answer, ZeroDivisionError)
+    browser = Browser(Application(engine, configure=configure))
+    browser.visit(view)
+    assert len(browser.application.rows()) == 2
+    assert browser.ask(dict) == {"b": 2}
+
+
+def test_persisted_with_a_new_user(shop):
+    """What the session's row refers to is written first, as at the commit."""
+    browser = Browser(Application(shop, Owned))
+
+    def view(request):
+        request.dbsession.add(Owner(id=7))
+        request.session.userid = 7
+        request.session.persist()
+        request.session["later"] = 1
+
+    browser.visit(view)
+    assert browser.ask(lambda session: (session.userid, dict(session))) == (
+        7,
+        {"later": 1},
+    )
 
 
 def test_a_value_is_changed_after_it_was_persisted(engine):

@@ -609,6 +609,37 @@ def test_persisted_before(engine, savepoint, stored):
 
 
 @everywhere
+@pytest.mark.parametrize("persists", [False, True], ids=["write", "persist"])
+def test_id_that_was_asked_for_before(engine, savepoint, persists):
+    """A new session keeps its id, also if it was first changed inside."""
+    browser = Browser(Application(engine))
+
+    def view(request):
+        session = request.session
+        key, created = session.id, session.created
+        request.dbsession.connection()
+        point = savepoint(request)
+        session["inside"] = 1
+        if persists:
+            session.persist()
+        point.rollback()
+        assert session.new
+        assert dict(session) == {}
+        assert (session.id, session.created) == (key, created)
+        point = savepoint(request)
+        session.invalidate()
+        session["inside"] = 2
+        assert session.id != key
+        point.rollback()
+        session["after"] = 1
+        return key
+
+    response = browser.visit(view)
+    assert contents(browser) == {"after": 1}
+    assert response.text == str(browser.application.row().id)
+
+
+@everywhere
 def test_another_user_inside(engine, savepoint):
     """Dict and messages are back when a switch of users is taken back."""
     browser = visitor(engine)

@@ -18,7 +18,9 @@ from sqlalchemy.orm import Session
 
 import pyramid_sqlalchemy_sessions.debugtoolbar as panel_module
 from pyramid_sqlalchemy_sessions import (
+    BaseMixin,
     ConfigurationError,
+    EncryptedDataMixin,
     FullyFeaturedSession,
     later,
 )
@@ -44,6 +46,12 @@ class Rich(FullyFeaturedSession, Base):
     """A session with every feature."""
 
     __tablename__ = "traced_session"
+
+
+class Encrypted(EncryptedDataMixin, BaseMixin, Base):
+    """A session whose data is encrypted."""
+
+    __tablename__ = "traced_encrypted_session"
 
 
 def include(config):
@@ -160,6 +168,19 @@ def test_stored_session(developer):
         "stored: data (version 2)",
         "sent: no cookie: the browser keeps what it has",
     ]
+
+
+def test_encrypted_session(sqlite_engine):
+    """It says what was changed in place there, too."""
+    developer = Developer(sqlite_engine, model=Encrypted)
+    developer.visit(fill)
+
+    def view(request):
+        request.session["cart"].append("chair")
+        return page()
+
+    developer.visit(view)
+    assert "change: session['cart'] was changed in place" in developer.story
 
 
 def test_time_left(sqlite_engine):
