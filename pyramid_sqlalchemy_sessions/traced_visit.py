@@ -217,18 +217,17 @@ class _TracedVisit(Visit):
     def snapshot(self) -> Any:
         return super().snapshot(), self._inside, self._keys.copy(), [*self._outcomes]
 
-    def restore(self, snapshot: Any) -> None:
-        if snapshot is None:  # which is said of each savepoint first
-            line = line_of_call(present_calls()[-1])
-            text = "by the application: to a savepoint, or the whole dbsession"
-            self._trace.note("rolled back", text, line)
+    def restore(self, snapshot: Any, wholly: bool = False) -> None:
+        line = line_of_call(present_calls()[-1])
+        text = "by the application: to a savepoint, or the whole dbsession"
+        self._trace.note("rolled back", text, line)
         base, self._inside, self._keys, self._outcomes = snapshot or (
             None,
             0,
             set(),
             [],
         )
-        super().restore(base)
+        super().restore(base, wholly)
 
     def _note_commit(self, state: State) -> None:
         for outcome in self._outcomes:

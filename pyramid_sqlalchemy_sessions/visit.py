@@ -63,8 +63,7 @@ class Visit:
         self._base: tuple[Row | None, Row | None] | None = None  # as it was before
         self._dbsession: DBSession | None = None
         request.add_response_callback(partial(respond, self))
-        # What they answer may be made of the answer to this one.
-        for outer in outer_requests(request):
+        for outer in outer_requests(request):  # whose answers may be made of this one
             outer.add_response_callback(vary_with)
 
     @property
@@ -160,7 +159,7 @@ class Visit:
             if transaction is not None and self.state is None:
                 self._go_inside(transaction)
             if self.state is None or failed:
-                self._present = self.outside.open(self._start(failed), request)
+                self._present = self.outside.open(self._start(), request, self.unit)
             else:
                 self.bring_in()  # of an exception view that declined
                 self._present = self.state
@@ -218,14 +217,14 @@ class Visit:
 
     # Outside.
 
-    def _start(self, failed: bool) -> State:
+    def _start(self) -> State:
         """Return what a stretch of work outside of a transaction starts from.
 
         Without ``tm.commit_veto`` pyramid_tm aborts after every exception view, so what
         the failed view changed has already gone. With it, it may commit: the exception
         view sees the changes, and what it changes itself has to fit both outcomes.
         """
-        if failed and self.state and commits_after_exception_view(self.request):
+        if self.state and commits_after_exception_view(self.request):
             return self.state
         if self._base is None:
             found = look(self)
@@ -322,8 +321,7 @@ class Visit:
         """Learn what became of the transaction."""
         state, unit, self.unit, self.state = self.state, self.unit, None, None
         self._dbsession = None
-        if self._present is state:
-            self._present = None
+        self._present = None if self._present is state else self._present
         self.outside.leave(committed)
         assert state is not None
         assert unit is not None
@@ -337,14 +335,16 @@ class Visit:
 
     def snapshot(self) -> Any:
         """Return what ``restore`` goes back to."""
-        return self.unit, self.state, self._present, self._base, self.answer.staged
+        inside = self.unit, self.state, self._present, self._base, self.answer.staged
+        return inside, self.outside.snapshot(self.request)
 
-    def restore(self, snapshot: Any) -> None:
+    def restore(self, snapshot: Any, wholly: bool = False) -> None:
         """Go back to a savepoint; None: to before the session was first used."""
         if snapshot is None:
-            if self._present is self.state:
-                self._present = None
-            self.outside.leave(False)
-            snapshot = (None, None, self._present, None, None)
-        self.unit, self.state, self._present, self._base, staged = snapshot
-        self.answer.staged = staged
+            self.outside.leave(False, None if wholly else self.unit)
+            present = None if self._present is self.state else self._present
+            inside: Any = None, None, present, None, None
+        else:
+            inside, outside = snapshot
+            self.outside.restore(outside)
+        self.unit, self.state, self._present, self._base, self.answer.staged = inside

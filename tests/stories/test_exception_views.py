@@ -1760,6 +1760,26 @@ def test_a_savepoint_below_a_tween(engine, stored):
     assert browser.ask(dict) == {**base, "before": 1}
 
 
+@new_and_stored
+def test_a_savepoint_in_what_a_tween_is_brought_into(engine, stored):
+    """What a tween did comes into the transaction once, whatever is rolled back."""
+    browser = visitor(
+        engine,
+        stored=stored,
+        configure=above(lambda request: request.session.flash("tween")),
+    )
+
+    def view(request):
+        request.session["view"] = 1
+        for _ in range(2):
+            point = request.dbsession.begin_nested()
+            request.session["inside"] = 1
+            point.rollback()
+
+    browser.visit(view, "/tween")
+    assert browser.ask(lambda session: session.peek_flash()) == ["tween"]
+
+
 def test_a_request_in_a_finished_callback(engine):
     """A request that is handled in another one's finished callback has a session."""
 
