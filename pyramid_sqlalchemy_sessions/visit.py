@@ -256,13 +256,12 @@ class Visit:
         state = self.state
         assert state is not None
         for patch in self.outside.take_in():
-            base, is_known = patch.base, patch.base.loaded is not None
             if state.loaded is None and state.late is None and not patch.ended:
-                state.late = base.late  # also if its session is gone by now
-            if state.late is not None and is_known:
+                state.late = patch.base.late  # also if its session is gone by now
+            if state.late is not None and patch.is_of_row:
                 state.is_used |= patch.is_change  # which the log tells
                 patch = patch.for_late()
-            elif is_known and patch.is_change and not patch.ended:
+            elif patch.is_of_row and patch.is_change and not patch.ended:
                 gone = state.loaded is None and not state.ended
                 obstacle = "the whole" if gone else patch.clash(state)
                 if obstacle is not None:

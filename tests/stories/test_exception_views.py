@@ -1761,6 +1761,30 @@ def test_a_savepoint_below_a_tween(engine, stored):
 
 
 @new_and_stored
+@pytest.mark.parametrize("ends", [False, True], ids=["goes-on", "ends"])
+def test_a_persisted_session_that_a_veto_rolls_back(engine, stored, ends, caplog):
+    """What the exception view does is stored, though the row it saw is gone."""
+    browser = visitor(
+        engine,
+        lambda request: request.session.update(answer=request.session["view"] + 1),
+        stored=stored,
+        settings={"tm.commit_veto": "pyramid_tm.default_commit_veto"},
+    )
+
+    def view(request):
+        if ends:
+            request.session.invalidate()
+        request.session["view"] = 1
+        request.session.persist()
+        raise Failure
+
+    browser.visit(view, status=500)
+    base = {"n": 1, "nested": [0]} if stored else {}
+    assert browser.ask(dict) == {**base, "answer": 2}
+    assert logged(caplog, "ERROR") == []
+
+
+@new_and_stored
 def test_a_savepoint_in_what_a_tween_is_brought_into(engine, stored):
     """What a tween did comes into the transaction once, whatever is rolled back."""
     browser = visitor(
