@@ -228,6 +228,8 @@ class _TracedVisit(Visit):
             [],
         )
         super().restore(base, wholly)
+        if not self.outside.patches():
+            self._outside = 0
 
     def _note_commit(self, state: State) -> None:
         for outcome in self._outcomes:

@@ -512,6 +512,25 @@ class Dangerous:
         return (Dangerous, ())
 
 
+def test_savepoint_in_an_exception_view(sqlite_engine):
+    """What was rolled back there isn't told of as lost."""
+
+    def forbidden(request):
+        point = request.dbsession.begin_nested()
+        request.session["n"] = 2
+        point.rollback()
+        return page()
+
+    def view(request):
+        raise Failure
+
+    developer = Developer(sqlite_engine, exception_view(forbidden))
+    developer.visit(fill)
+    developer.visit(view)
+    assert "change: session['n'] = 2 (in an exception view)" in developer.story
+    assert "not stored: see the log" not in developer.story
+
+
 class Sloppy:
     """A key that can only be compared with its own kind."""
 
