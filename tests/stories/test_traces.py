@@ -512,10 +512,13 @@ class Dangerous:
         return (Dangerous, ())
 
 
-def test_savepoint_in_an_exception_view(sqlite_engine):
-    """What was rolled back there isn't told of as lost."""
+@pytest.mark.parametrize("before", [False, True])
+def test_savepoint_in_an_exception_view(sqlite_engine, before):
+    """What was rolled back there isn't told of as lost, and the rest as stored."""
 
     def forbidden(request):
+        if before:
+            request.session["before"] = 1
         point = request.dbsession.begin_nested()
         request.session["n"] = 2
         point.rollback()
@@ -529,6 +532,7 @@ def test_savepoint_in_an_exception_view(sqlite_engine):
     developer.visit(view)
     assert "change: session['n'] = 2 (in an exception view)" in developer.story
     assert "not stored: see the log" not in developer.story
+    assert ("stored: data (version 2)" in developer.story) == before
 
 
 class Sloppy:
@@ -616,12 +620,15 @@ def test_moved_cookie(sqlite_engine):
     def view(request):
         with request.session.settings as settings:
             settings.cookie_path = "/shop"
-        return page()
+        response = page()
+        response.set_cookie("other", "value")
+        return response
 
     developer.visit(view)
     sent = developer.story[-1]
     assert "an order to delete the cookie: Max-Age=0; Path=/;" in sent
     assert "a cookie: Path=/shop;" in sent
+    assert "value" not in sent
 
 
 def test_first_used_when_the_response_was_made(developer):
@@ -774,6 +781,15 @@ def test_log(sqlite_engine, caplog):
         f" change: update at {fill.__module__}:{number}; stored: as a new session;"
         " sent: a cookie: Path=/; HttpOnly; SameSite=Lax"
     )
+
+
+def test_log_without_a_response(sqlite_engine, caplog):
+    """An error that nothing answers leaves no response to tell of."""
+    caplog.set_level(logging.DEBUG, TRACE)
+    Full.__table__.create(sqlite_engine)
+    Browser(Application(sqlite_engine)).fail(fill)
+    (line,) = (each.getMessage() for each in caplog.records if each.name == TRACE)
+    assert line.endswith("; sent: no response was made")
 
 
 def test_log_of_a_subrequest(sqlite_engine, caplog):
