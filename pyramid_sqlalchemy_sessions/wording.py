@@ -73,10 +73,11 @@ def sent(response: Any, cookie_name: str) -> str:
 def secrets_of(state: State, csrf_key: str | None) -> Iterator[str]:
     """Yield a session's ids and CSRF token as an application may write them."""
     for name, value in {**(state.loaded or {}), **state.values}.items():
-        if isinstance(value, UUID) and name != "userid":
+        if name == "csrf_token":
+            yield "" if value is None else base64.urlsafe_b64encode(value).decode()
+        elif isinstance(value, UUID) and name != "userid":
             yield from (str(value), value.hex, str(value.int))
-        elif name == "csrf_token" and value is not None:
-            yield base64.urlsafe_b64encode(value).decode()
     if csrf_key is not None:
         with suppress(InconsistentDataError):
-            yield str(state.data.content.get(csrf_key, ""))
+            token = state.data.content.get(csrf_key)
+            yield token if type(token) is str else ""
