@@ -72,6 +72,8 @@ class Document:
     def begun(self) -> Document:
         """Return a copy in which nothing has been changed or read so far."""
         twin = self.copy()
+        if self.may_differ:
+            twin.raw = None  # it's not what the copy holds
         twin._replaced = twin._seen_all = False
         twin._written, twin._lent, twin._seen = {}, set(), set()
         return twin

@@ -31,9 +31,9 @@ def warn_of_objects(
         for kind in _mapped_classes_in((key, value)):
             config.warn_once(
                 f"The session's value for {shown(key)} is or holds an object of the"
-                f" mapped class {kind.__name__}. Later requests get a copy as it is now,"
-                " without a dbsession: it isn't up to date, and its lazy attributes"
-                " fail. Store its primary key instead, and load it with"
+                f" mapped class {kind.__name__}. Later requests get a copy as it is"
+                " now, without a dbsession: it isn't up to date, and its lazy"
+                " attributes fail. Store its primary key instead, and load it with"
                 " dbsession.get()."
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .host import Phase, phase_of, transaction_of
+from .host import Phase, in_exception_view, phase_of, transaction_of
 from .patch import Patch
 from .state import State
 
@@ -14,8 +14,9 @@ __all__ = ["Outside"]
 class _Segment:
     """One stretch of such changes: a copy to work on, and what it was before."""
 
-    def __init__(self, phase: Phase, mark: State):
+    def __init__(self, phase: Phase, mark: State, unit: Any):
         self.phase = phase
+        self.unit = unit  # of the transaction that is going to be rolled back
         self.mark = mark.begun()
         self.work = mark.begun()
         self.taken: State | None = None  # as it went into the current transaction
@@ -39,9 +40,9 @@ class Outside(list[_Segment]):
     transaction, or at last into a short one after the response is made.
     """
 
-    def open(self, start: State, request: Any) -> State:
-        """Return a copy of a state to work on from now on."""
-        self.append(_Segment(phase_of(request), start))
+    def open(self, start: State, request: Any, unit: Any) -> State:
+        """Return a copy of a state to work on, beside what the unit does."""
+        self.append(_Segment(phase_of(request), start, unit))
         return self[-1].work
 
     def is_current(self, state: State, request: Any) -> bool:
@@ -80,12 +81,37 @@ class Outside(list[_Segment]):
                 each.taken = each.work.begun()
         return patches
 
-    def leave(self, committed: bool) -> None:
-        """Note how the transaction that took it in has ended."""
+    def leave(self, committed: bool, undone: Any = None) -> None:
+        """Note how the transaction that took it in has ended.
+
+        ``undone`` is its unit after the rollback to a savepoint that the unit didn't
+        know: the session was first used after it.
+        """
+        if undone is not None:
+            self[:] = [each for each in self if each.unit is not undone]
         for each in self:
             if committed:
                 each.accept()
             each.taken = None
+
+    def snapshot(self, request: Any) -> Any:
+        """Return what ``restore`` goes back to."""
+        segments = [(each, dict(vars(each)), each.work.copy()) for each in self]
+        return segments, in_exception_view(request)
+
+    def restore(self, snapshot: Any) -> None:
+        """Go back to a savepoint. An exception view's changes outlive the view's."""
+        segments, was_in_exception_view = snapshot
+        known = [each for each, _, _ in segments]
+        later = [each for each in self if each not in known]
+        if was_in_exception_view:
+            later.clear()
+        for each in later:
+            each.taken = None
+        self[:] = known + [e for e in later if e.phase is Phase.EXCEPTION_VIEW]
+        for each, attributes, work in segments:
+            vars(each).update(attributes)
+            each.work.become(work.copy())
 
     def drop_changes_of_failed_view(self) -> None:
         """Forget the changes of a view that had no transaction to roll them back."""

@@ -77,6 +77,11 @@ class Patch:
             or self.flash.pushed
         )
 
+    @property
+    def is_of_row(self) -> bool:
+        """Whether it was done to a session that is stored, whatever is rolled back."""
+        return self.base.loaded is not None and self.base.found is not None
+
     def for_late(self) -> Patch:
         """Return what's left of it for a cookie that was replaced in the meantime.
 
@@ -95,7 +100,10 @@ class Patch:
         changed here may have been changed by another request, and neither may the user
         or, for a rotation, the cookie.
         """
-        before, after = self.base.loaded, now.loaded
+        # What a transaction wrote that was rolled back is not to be found any more.
+        is_same_transaction = now.found is self.base.found
+        before = self.base.loaded if is_same_transaction else self.base.found
+        after = now.loaded
         if self.ended or before is None or after is None:
             return None
         if before["version"] == after["version"]:

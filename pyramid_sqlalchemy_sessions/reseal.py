@@ -144,7 +144,8 @@ class _Work:
     def store(self, connection: Connection, keys: list[uuid.UUID]) -> int:
         """Seal the rows with these ids again; return how many."""
         load, done = self._load, list[dict[str, Any]]()
-        if skips_locked(connection.dialect):
+        locks = skips_locked(connection.dialect)
+        if locks:
             load = load.with_for_update(skip_locked=True)
         for key, version, *values in connection.execute(load, {"keys": keys}).all():
             try:
@@ -153,6 +154,8 @@ class _Work:
             except InconsistentDataError:
                 continue
             done.append({"reseal_id": key, "reseal_version": version, **row})
+        if not locks:  # then some may have been written meanwhile: one at a time tells
+            return sum(connection.execute(self._store, row).rowcount for row in done)
         if done:
             connection.execute(self._store, done)
         return len(done)

@@ -82,6 +82,8 @@ class Seal:
 
     def open(self, key: uuid.UUID, name: str, stored: Any) -> bytes:
         """Return what was sealed. InconsistentDataError if it isn't authentic."""
+        if isinstance(stored, (bytearray, memoryview)):  # from a type of the user's
+            stored = bytes(stored)
         if self.is_plain(stored):
             if self.accepts_plain and isinstance(stored, bytes):
                 return stored
@@ -101,11 +103,11 @@ class Seal:
 
     def is_stale(self, start: Any) -> bool:
         """Tell whether the first key hasn't sealed a value."""
-        return not (self.is_sealed(start) and start.startswith(self.start))
+        return _header(start) != self.start
 
     def is_sealed(self, start: Any) -> bool:
         """Tell whether a value is sealed, no matter with which key."""
-        return isinstance(start, bytes) and start.startswith(_VERSION)
+        return _header(start).startswith(_VERSION)
 
     def is_plain(self, start: Any) -> bool:
         """Tell whether a value isn't sealed."""
@@ -113,7 +115,7 @@ class Seal:
 
     def is_lost(self, start: Any) -> bool:
         """Tell whether a value is sealed, but with none of the keys."""
-        return self.is_sealed(start) and start[:HEADER] not in self._ciphers
+        return self.is_sealed(start) and _header(start) not in self._ciphers
 
     # The columns of one row.
 
@@ -141,6 +143,12 @@ class Seal:
             return json.loads(self.open(key, "flash", stored))
         except ValueError:
             raise _not_authentic("flash", "it is neither encrypted nor JSON") from None
+
+
+def _header(start: Any) -> bytes:
+    """Return what tells which key has sealed a value, empty if it's of another type."""
+    is_binary = isinstance(start, (bytes, bytearray, memoryview))
+    return bytes(start[:HEADER]) if is_binary else b""
 
 
 def _derived(key: bytes) -> bytes:

@@ -32,6 +32,7 @@ class State:
     """What a session holds in the current transaction, and what it was loaded with.
 
     ``loaded`` is the row as the database has it, never changed, None for a new session.
+    ``found`` is the one that this transaction found: cookies are judged by it.
     ``values`` are the current values of the columns that the application can change,
     and of ``id`` and ``created``. All other columns are changed by ``settle`` alone.
 
@@ -44,6 +45,7 @@ class State:
     ):
         self.config: SessionConfig = config
         self._begin(loaded)
+        self.found: Row | None = loaded
         self.ended: tuple[End, ...] = ()
         #: The row that the request's cookie stood for, if that came too late.
         self.late: Row | None = late

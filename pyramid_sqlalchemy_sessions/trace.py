@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import reprlib
 from collections.abc import Collection
 from types import FrameType
 from typing import Any, NamedTuple
 
 from .callers import Line
+from .showing import Showing
 
-__all__ = ["TRACES", "Note", "Trace", "call_text", "log", "shown", "span"]
+__all__ = ["TRACES", "Note", "Trace", "call_text", "log", "span"]
 
 #: At DEBUG it gets one line for each request that uses its session.
 log: logging.Logger = logging.getLogger(__name__)
@@ -20,10 +20,6 @@ TRACES = "pyramid_sqlalchemy_sessions.traces"
 
 #: More changes than this are counted, but not shown.
 MOST_CHANGES = 200
-
-#: The longest text for a value, in characters.
-LONGEST = 100
-
 
 #: What a client sends can be anything.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -45,8 +41,11 @@ class Note(NamedTuple):
 class Trace:
     """What one request did with one session, without a key, an id or a token."""
 
-    def __init__(self, cookie_name: str, attempt: int, attempts: int):
+    def __init__(
+        self, cookie_name: str, attempt: int, attempts: int, in_subrequest: bool
+    ):
         self.cookie_name = cookie_name
+        self.in_subrequest: bool = in_subrequest
         #: Which attempt of pyramid_retry it is, from 1, and how many there can be.
         self.attempt: int = attempt
         self.attempts: int = attempts
@@ -96,32 +95,6 @@ class Trace:
         )
 
 
-class _Short(reprlib.Repr):
-    """Shortens values, but runs no code of the application, which might do anything."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxlong = LONGEST
-
-    def repr1(self, x: Any, level: int) -> str:
-        if type(x) in (str, int, list, tuple, dict, set, frozenset):
-            return super().repr1(x, level)
-        return repr(x) if type(x) in (bool, float, type(None)) else _type_name(x)
-
-
-_SHORT = _Short()
-
-
-def shown(value: Any) -> str:
-    """Return a short text for a value, or for its type if it isn't a plain one."""
-    text = _SHORT.repr(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-
-
-def _type_name(value: Any) -> str:
-    return f"<{type(value).__qualname__}>"
-
-
 def span(seconds: int) -> str:
     """Return a time in words: its two largest units."""
     units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -134,35 +107,30 @@ def span(seconds: int) -> str:
     return " ".join(parts[:2])
 
 
-def call_text(call: FrameType, secret_key: str | None) -> tuple[str, Collection[Any]]:
-    """Return a running call of a session's method as code, and the keys it changes.
-
-    The value of the secret key is hidden.
-    """
-
-    def text(key: Any, value: Any) -> str:
-        return "(hidden)" if key == secret_key else shown(value)
-
+def call_text(call: FrameType, show: Showing) -> tuple[str, Collection[Any]]:
+    """Return a running call of a session's method as code, and the keys it changes."""
     code, given = call.f_code, call.f_locals
     names = code.co_varnames[1 : code.co_argcount]
     match code.co_name:
         case "__setitem__":
             key = given["key"]
-            return f"session[{shown(key)}] = {text(key, given['value'])}", [key]
+            value = show.value_of(key, given["value"])
+            return f"session[{show.value(key)}] = {value}", [key]
         case "__delitem__":
-            return f"del session[{shown(given['key'])}]", [given["key"]]
+            return f"del session[{show.value(given['key'])}]", [given["key"]]
         case "update":
             changed: dict[Any, Any] = given["differing"]
-            pairs = ", ".join(f"{shown(k)}: {text(k, v)}" for k, v in changed.items())
-            return f"session.update({{{pairs}}})", changed
+            return f"session.update({show.pairs(changed)})", changed
         case "userid" as name:
-            return f"session.{name} = {shown(given[name])}", []
+            return f"session.{name} = {show.value(given[name])}", []
         case "save" | "__exit__":
             return "session.settings", []
         case name:
             key = given.get("key")
             told = [
-                text(key, given[each]) if each == "default" else shown(given[each])
+                show.value_of(key, given[each])
+                if each == "default"
+                else show.value(given[each])
                 for each in names
                 if each not in ("allow_duplicate", "request")
                 and (each, given[each]) != ("queue", "")

@@ -8,10 +8,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from pyramid.interfaces import IResponse
 from pyramid_tm import AbortWithResponse
 from sqlalchemy.orm import Session as DBSession
-from sqlalchemy.orm.exc import StaleDataError
 
 from .callers import Line, line_of_call, line_of_error, present_calls
 from .cookie import Ticket
@@ -22,27 +20,40 @@ from .exceptions import (
 )
 from .feature import Verdict
 from .finder import Finder
-from .host import Phase, csrf_key_of, error_of, phase_of, will_be_retried
+from .host import (
+    Phase,
+    csrf_key_of,
+    error_of,
+    is_over,
+    outer_requests,
+    phase_of,
+    will_be_retried,
+)
 from .outcome import Outcome
 from .sealing import opened
 from .session_config import SessionConfig
+from .showing import Showing
 from .state import State
-from .table import Row
-from .trace import TRACES, Trace, call_text, log, shown, span
+from .trace import TRACES, Trace, call_text, log
 from .unit import Unit
 from .visit import Visit
+from .wording import age, raised, secrets_of, sent, written
 
 __all__ = ["visit_for"]
 
 
 def visit_for(config: SessionConfig, request: Any) -> Visit:
     """Return a visit, one with a trace if the panel or the log is going to show it."""
-    kept = request.environ.get(TRACES)
+    environ, outer = request.environ, outer_requests(request)
+    if outer and TRACES not in environ:
+        # What a subrequest does is told with what the request does that waits for it.
+        waiting = (each.environ for each in reversed(outer) if TRACES in each.environ)
+        environ = next(waiting, environ)
+    kept = environ.get(TRACES)
     if kept is None and not log.isEnabledFor(logging.DEBUG):
         return Visit(config, request)
-    environ = request.environ
     attempt, attempts = environ.get("retry.attempt", 0), environ.get("retry.attempts")
-    trace = Trace(config.cookie.name, attempt + 1, attempts or 1)
+    trace = Trace(config.cookie.name, attempt + 1, attempts or 1, bool(outer))
     if kept is not None:
         kept.append(trace)
     return _TracedVisit(config, request, trace)
@@ -91,6 +102,9 @@ class _TracedVisit(Visit):
         self._keys: set[Any] = set()  # of the changes that were noted
         self._outcomes: list[Outcome] = []  # that wait for the commit
         self._response: Any = None
+        self._is_early, self._has_finished = not is_over(request), False
+        header = request.environ.get("HTTP_COOKIE", "")
+        self._secrets: set[str] = {*config.cookie.values(header)}
         #: How many changes are neither stored nor lost so far: those in the
         #: transaction, and those outside of it.
         self._inside, self._outside = 0, 0
@@ -106,14 +120,16 @@ class _TracedVisit(Visit):
                 self._trace.note("cookie", self._received())
             self._row = state.loaded
             if state.loaded is not None:
-                self._trace.note("loaded", _age(state, state.loaded))
+                self._trace.note("loaded", age(state, state.loaded))
         return state
 
     def touch(self, state: State) -> State:
-        line = self._note_call(self.outside.holds(state))
+        before = self._inside, self._outside
+        line = self._note_call(state)
         try:
             return super().touch(state)
         except TransactionRequiredError:
+            self._inside, self._outside = before
             self._trace.note("refused", "it's too late to store it", line, "danger")
             raise
 
@@ -122,7 +138,7 @@ class _TracedVisit(Visit):
             self._note_changes_in_place(self.state)
         super().persist()
 
-    def _note_call(self, is_outside: bool) -> Line | None:
+    def _note_call(self, state: State) -> Line | None:
         """Take note of the method that changes the session, once for each call."""
         calls = present_calls()
         if calls[-1] is self._call:  # it changes several things
@@ -132,9 +148,9 @@ class _TracedVisit(Visit):
         told = next(
             each for each in reversed(calls) if each.f_code.co_name != "__ior__"
         )
-        text, keys = call_text(told, csrf_key_of(self.request))
+        text, keys = call_text(told, self._showing(state))
         self._keys.update(keys)
-        if is_outside:
+        if self.outside.holds(state):
             self._outside += 1
             text += f" ({_PLACES[phase_of(self.request)]})"
         else:
@@ -149,14 +165,20 @@ class _TracedVisit(Visit):
         """
         with suppress(InconsistentDataError):
             data = state.data
-            raw = opened(data.raw)
-            stored = {} if raw is None else data.codec.loads(raw)
+            stored = {} if data.raw is None else data.codec.loads(opened(data.raw))
+            show = self._showing(state)
             for key in data.changed_keys(stored) if data.may_differ else ():
                 if key in stored and key in data.content and key not in self._keys:
                     self._keys.add(key)
                     self._inside += 1
-                    text = f"session[{shown(key)}] was changed in place"
+                    text = f"session[{show.value(key)}] was changed in place"
                     self._trace.note("change", text, brief="in place")
+
+    def _showing(self, state: State) -> Showing:
+        """Return what shows values, but neither ids and tokens nor the cookie."""
+        csrf_key = csrf_key_of(self.request)
+        self._secrets.update(secrets_of(state, csrf_key))
+        return Showing(self._secrets, csrf_key)
 
     # Participation in a transaction.
 
@@ -189,27 +211,30 @@ class _TracedVisit(Visit):
         self._keys.clear()
         self._outcomes.clear()
         super().leave(committed)
+        if self._has_finished:
+            self._note_sent()
 
     def snapshot(self) -> Any:
         return super().snapshot(), self._inside, self._keys.copy(), [*self._outcomes]
 
-    def restore(self, snapshot: Any) -> None:
-        if snapshot is None:  # which comes first for each savepoint
-            line = line_of_call(present_calls()[-1])
-            text = "by the application: to a savepoint, or the whole dbsession"
-            self._trace.note("rolled back", text, line)
+    def restore(self, snapshot: Any, wholly: bool = False) -> None:
+        line = line_of_call(present_calls()[-1])
+        text = "by the application: to a savepoint, or the whole dbsession"
+        self._trace.note("rolled back", text, line)
         base, self._inside, self._keys, self._outcomes = snapshot or (
             None,
             0,
             set(),
             [],
         )
-        super().restore(base)
+        super().restore(base, wholly)
+        if not self.outside.patches():
+            self._outside = 0
 
     def _note_commit(self, state: State) -> None:
         for outcome in self._outcomes:
             if outcome.wrote:
-                self._trace.note(*_written(outcome), style="success")
+                self._trace.note(*written(outcome), style="success")
         if any(each.wrote for each in self._outcomes):
             return
         if not (self._inside or self._outside):
@@ -231,7 +256,7 @@ class _TracedVisit(Visit):
         elif isinstance(error, AbortWithResponse):
             text = f"tm.commit_veto rejected the response {error.response.status}"
         elif error is not None:
-            text, line = _raised(error), line_of_error(error)
+            text, line = raised(error), line_of_error(error)
         elif unit.is_written:
             text = "the dbsession isn't in the transaction of request.tm: see the log"
         else:
@@ -253,7 +278,7 @@ class _TracedVisit(Visit):
         request.add_finished_callback(self._finish)  # after all others
 
     def _finish(self, request: Any) -> None:
-        trace, self._call = self._trace, None
+        trace, self._call, self._has_finished = self._trace, None, True
         if self.unit is not None:
             text = "its transaction goes on, and may be that of an outer request"
             trace.note("open", text, style="warning")
@@ -264,9 +289,17 @@ class _TracedVisit(Visit):
             trace.note("not stored", "see the log", style="danger")
         elif not trace.fates:
             trace.note("unchanged", "the session was only read", style="info")
-        trace.note("sent", self._sent())
+        if self.unit is None:
+            self._note_sent()
         if log.isEnabledFor(logging.DEBUG):
             trace.write_log(request)
+
+    def _note_sent(self) -> None:
+        if self._is_early:
+            text = sent(self._response, self.config.cookie.name)
+        else:
+            text = "no cookie: the response was made before"
+        self._trace.note("sent", text)
 
     # Facts in words.
 
@@ -289,52 +322,3 @@ class _TracedVisit(Visit):
             )
             or "none"
         )
-
-    def _sent(self) -> str:
-        """Return the header that sets the cookie, without the value."""
-        if self._response is None:
-            return "no response was made"
-        name = f"{self.config.cookie.name}="
-        for header in self._response.headers.getall("Set-Cookie"):
-            if header.startswith(name):
-                value, _, attributes = header[len(name) :].partition(";")
-                what = "a cookie" if value else "an order to delete the cookie"
-                return f"{what}:{attributes}"
-        return "no cookie: the browser keeps what it has"
-
-
-def _age(state: State, row: Row) -> str:
-    """Return how old a session is, and what time it has left."""
-    config, now = state.config, state.config.clock()
-    text = f"started {span(now - row['created'])} ago, version {row['version']}"
-    for each in config.timeouts:
-        end = each.ends(row, state.settings)
-        if end is not None:
-            text += f", {each.cause} timeout in {span(end - now)}"
-    return text
-
-
-def _written(outcome: Outcome) -> tuple[str, str]:
-    """Return what was written, as label and text."""
-    before, after = outcome.before, outcome.after
-    if after is None:
-        return "deleted", "the session has ended"
-    if before is None:
-        is_second = any(end.row is not None for end in outcome.ended)
-        return "stored", "as a new session" + is_second * "; the one before has ended"
-    columns = [n for n in after if after[n] != before[n] and n != "version"]
-    if after["version"] == before["version"]:
-        return "kept up", f"nothing was changed, but {', '.join(columns)} was due"
-    text = f"{', '.join(columns) or 'nothing'} (version {after['version']})"
-    if after["version"] > before["version"] + 1:
-        text += "; merged with what another request has stored"
-    return "stored", text
-
-
-def _raised(error: BaseException) -> str:
-    """Return what an error is. Most messages can hold anything."""
-    name = type(error).__qualname__
-    if isinstance(error, (StaleDataError, InconsistentDataError)):
-        return f"{name}: {error}"
-    raised = "a response that was raised instead of returned"
-    return f"{name}, {raised}" if IResponse.providedBy(error) else f"{name} was raised"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Container
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -104,8 +105,7 @@ class Unit:
         row, instance = config.table.load(dbsession, connection, key, lock)
         if instance is not None:
             self.instances[id(instance)] = (config, instance)
-        name = (config.table.model_class, key.int)
-        return self._add(name, config, row, dbsession)
+        return self._add(config, dbsession, key, row)
 
     def read_again(
         self, config: SessionConfig, dbsession: Session, key: uuid.UUID
@@ -113,16 +113,16 @@ class Unit:
         """Return the state of the row as it is where the dbsession writes."""
         connection = config.table.connection(dbsession, writes=True)
         row = config.table.load_plain(connection, key, lock=False)
-        name = (config.table.model_class, key.int)
-        self._states.pop(name, None)
-        return self._add(name, config, row, dbsession)
+        self._states.pop((config.table.model_class, key.int), None)
+        return self._add(config, dbsession, key, row)
 
     def _add(
-        self, name: Any, config: SessionConfig, row: Row | None, dbsession: Session
+        self, config: SessionConfig, dbsession: Session, key: uuid.UUID, row: Row | None
     ) -> State | None:
         if row is None:
             return None
-        state = self._states[name] = State(config, row)
+        state = State(config, row)
+        self._states[config.table.model_class, key.int] = state
         self._dbsessions[state] = dbsession
         return state
 
@@ -313,27 +313,26 @@ class Unit:
 
     def snapshot(self) -> tuple[Any, ...]:
         """Return what ``restore`` goes back to."""
-        return (
-            {name: (state, state.copy()) for name, state in self._states.items()},
-            [(each, each.snapshot()) for each in self._participants],
-        )
+        states = {name: (state, state.copy()) for name, state in self._states.items()}
+        return states, {each: each.snapshot() for each in self._participants}
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Go back to when the snapshot was taken."""
-        self.forget()
         states, participants = snapshot
+        self.forget(False, participants)
         for name, (state, copy) in states.items():
             state.become(copy.copy())
             self._states[name] = state
-        for participant, its in participants:
+        for participant, its in participants.items():
             participant.restore(its)
             self._participants.append(participant)
 
-    def forget(self) -> None:
-        """Forget everything: the application rolled back the dbsession itself."""
+    def forget(self, wholly: bool, but_for: Container[Participant] = ()) -> None:
+        """Forget all: the application rolled back the dbsession, or a part of it."""
         self._states.clear()
         for participant in self._participants:
-            participant.restore(None)
+            if participant not in but_for:
+                participant.restore(None, wholly)
         self._participants.clear()
 
 

@@ -24,15 +24,17 @@ _A_TENTH = 10
 
 
 def verdict_on(state: State, ticket: Ticket, now: int, accepted: Accepted) -> Verdict:
-    """Judge a session that was loaded with the ticket.
+    """Judge a ticket by the row that this transaction found with it.
 
     A cookie that was good when the request came is still good in its next attempt,
     whatever was renewed in the meantime. If the session was rotated in the meantime, it
-    came too late.
+    came too late. What this transaction has done itself, for an outer request, say,
+    doesn't count.
     """
-    row = state.loaded
+    row, config = state.found, state.config
     assert row is not None
-    config, settings = state.config, state.settings
+    is_as_found = row is state.loaded and not state.is_used
+    settings = state.settings if is_as_found else config.settings_of(row)
     verdict = judge(row, settings, ticket, now)
     rotation = (row["rotated"], row["rotated_from"])
     if verdict is not Verdict.VALID and ticket in accepted:
@@ -41,7 +43,8 @@ def verdict_on(state: State, ticket: Ticket, now: int, accepted: Accepted) -> Ve
         accepted[ticket] = rotation
     elif verdict is Verdict.LATE:
         accepted[ticket] = None
-    if verdict in (Verdict.VALID, Verdict.LATE) and expiry_of(config, row, now):
+    present = state.loaded or row
+    if verdict in (Verdict.VALID, Verdict.LATE) and expiry_of(config, present, now):
         return Verdict.EXPIRED
     return verdict
 

@@ -157,7 +157,7 @@ class Visit:
             if transaction is not None and self.state is None:
                 self._go_inside(transaction)
             if self.state is None or failed:
-                self._present = self.outside.open(self._start(failed), request)
+                self._present = self.outside.open(self._start(), request, self.unit)
             else:
                 self.bring_in()  # of an exception view that declined
                 self._present = self.state
@@ -215,14 +215,14 @@ class Visit:
 
     # Outside.
 
-    def _start(self, failed: bool) -> State:
+    def _start(self) -> State:
         """Return what a stretch of work outside of a transaction starts from.
 
         Without ``tm.commit_veto`` pyramid_tm aborts after every exception view, so what
         the failed view changed is already gone. With it, it may commit: the exception
         view sees the changes, and what it changes itself has to fit both outcomes.
         """
-        if failed and self.state and commits_after_exception_view(self.request):
+        if self.state and commits_after_exception_view(self.request):
             return self.state
         if self._base is None:
             found = look(self)
@@ -255,13 +255,12 @@ class Visit:
         state = self.state
         assert state is not None
         for patch in self.outside.take_in():
-            base, is_known = patch.base, patch.base.loaded is not None
             if state.loaded is None and state.late is None and not patch.ended:
-                state.late = base.late  # also if its session is gone by now
-            if state.late is not None and is_known:
+                state.late = patch.base.late  # also if its session is gone by now
+            if state.late is not None and patch.is_of_row:
                 state.is_used |= patch.is_change  # for the log
                 patch = patch.for_late()
-            elif is_known and patch.is_change and not patch.ended:
+            elif patch.is_of_row and patch.is_change and not patch.ended:
                 gone = state.loaded is None and not state.ended
                 obstacle = "the whole" if gone else patch.clash(state)
                 if obstacle is not None:
@@ -320,8 +319,7 @@ class Visit:
         """Note how the transaction has ended."""
         state, unit, self.unit, self.state = self.state, self.unit, None, None
         self._dbsession = None
-        if self._present is state:
-            self._present = None
+        self._present = None if self._present is state else self._present
         self.outside.leave(committed)
         assert state is not None
         assert unit is not None
@@ -337,14 +335,16 @@ class Visit:
 
     def snapshot(self) -> Any:
         """Return what ``restore`` goes back to."""
-        return self.unit, self.state, self._present, self._base, self.answer.staged
+        inside = self.unit, self.state, self._present, self._base, self.answer.staged
+        return inside, self.outside.snapshot(self.request)
 
-    def restore(self, snapshot: Any) -> None:
+    def restore(self, snapshot: Any, wholly: bool = False) -> None:
         """Go back to a savepoint, or with None to before the session was first used."""
         if snapshot is None:
-            if self._present is self.state:
-                self._present = None
-            self.outside.leave(False)
-            snapshot = (None, None, self._present, None, None)
-        self.unit, self.state, self._present, self._base, staged = snapshot
-        self.answer.staged = staged
+            self.outside.leave(False, None if wholly else self.unit)
+            present = None if self._present is self.state else self._present
+            inside: Any = None, None, present, None, None
+        else:
+            inside, outside = snapshot
+            self.outside.restore(outside)
+        self.unit, self.state, self._present, self._base, self.answer.staged = inside

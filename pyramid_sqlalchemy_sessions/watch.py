@@ -73,7 +73,7 @@ def _after_soft_rollback(dbsession: Session, previous: SessionTransaction) -> No
         return
     snapshot, unit.nested[ended] = unit.nested.get(ended, _FIRST_USED_IN_IT), None
     if not ended.nested or snapshot is _FIRST_USED_IN_IT:
-        unit.forget()
+        unit.forget(not ended.nested)
     elif snapshot is not None:  # it wasn't reported before
         unit.restore(snapshot)
 

@@ -46,6 +46,7 @@ from pyramid_sqlalchemy_sessions import (
 from pyramid_sqlalchemy_sessions.check import main as check_main
 from pyramid_sqlalchemy_sessions.gc import main
 from pyramid_sqlalchemy_sessions.reseal import Census, census_of, reseal
+from pyramid_sqlalchemy_sessions.sealing import Seal
 from tests.application import SECRET, Application, Browser
 from tests.applications.starter import PAGES
 from tests.databases import Database
@@ -515,6 +516,60 @@ def test_a_write_meanwhile(application: Application, browser: Browser) -> None:
 
     browser.visit(view)
     assert browser.ask(lambda s: (s["n"], len(s.peek_flash()))) == (2, 1)
+
+
+def test_a_write_while_a_batch_is_sealed(
+    model: Any, sqlite_engine: Engine, monkeypatch: Any
+) -> None:
+    """Where rows can't be locked, one that was written meanwhile is tried again."""
+    application = serve(sqlite_engine, model)
+    browser = Browser(application)
+    browser.visit(fill)
+    config = config_of(model, [OTHER_SECRET, SECRET])
+    seal, meanwhile = Seal.seal, [lambda r: r.session.flash("meanwhile")]
+
+    def sealed(self: Seal, *args: Any) -> bytes:
+        if meanwhile and self is config.table.seal:
+            browser.visit(meanwhile.pop())
+        return seal(self, *args)
+
+    monkeypatch.setattr(Seal, "seal", sealed)
+    assert sum(reseal(sqlite_engine, config)) == 1
+    assert census_of(sqlite_engine, config) == (0, 0, 0, 1)
+
+
+class Viewed(TypeDecorator[Any]):
+    """Bytes as some drivers return them."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Any) -> memoryview:
+        return memoryview(value)
+
+
+class ViewedBase(DeclarativeBase):
+    """The base of a model whose columns return no bytes."""
+
+
+class AsView(EncryptedDataMixin, BaseMixin, ViewedBase):
+    """Both columns return a memoryview."""
+
+    __tablename__ = "session"
+    data = mapped_column(Viewed, nullable=False)
+    flash = mapped_column(Viewed, nullable=False)
+
+
+def test_a_type_that_returns_no_bytes(engine: Engine) -> None:
+    """It's read, counted and sealed anew like others."""
+    browser = Browser(serve(engine, AsView))
+    browser.visit(lambda request: request.session.update(n=1))
+    browser.visit(lambda request: request.session.flash("hello"))
+    assert browser.ask(lambda s: (s["n"], s.peek_flash())) == (1, ["hello"])
+    config = config_of(AsView, [OTHER_SECRET, SECRET])
+    assert census_of(engine, config) == (1, 0, 0, 1)
+    assert sum(reseal(engine, config)) == 1
+    assert census_of(engine, config) == (0, 0, 0, 1)
 
 
 def test_under_load(model: Any, engine: Engine) -> None:

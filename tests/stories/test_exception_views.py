@@ -1760,6 +1760,50 @@ def test_a_savepoint_below_a_tween(engine, stored):
     assert browser.ask(dict) == {**base, "before": 1}
 
 
+@new_and_stored
+@pytest.mark.parametrize("ends", [False, True], ids=["goes-on", "ends"])
+def test_a_persisted_session_that_a_veto_rolls_back(engine, stored, ends, caplog):
+    """What the exception view does is stored, though the row it saw is gone."""
+    browser = visitor(
+        engine,
+        lambda request: request.session.update(answer=request.session["view"] + 1),
+        stored=stored,
+        settings={"tm.commit_veto": "pyramid_tm.default_commit_veto"},
+    )
+
+    def view(request):
+        if ends:
+            request.session.invalidate()
+        request.session["view"] = 1
+        request.session.persist()
+        raise Failure
+
+    browser.visit(view, status=500)
+    base = {"n": 1, "nested": [0]} if stored else {}
+    assert browser.ask(dict) == {**base, "answer": 2}
+    assert logged(caplog, "ERROR") == []
+
+
+@new_and_stored
+def test_a_savepoint_in_what_a_tween_is_brought_into(engine, stored):
+    """What a tween did comes into the transaction once, whatever is rolled back."""
+    browser = visitor(
+        engine,
+        stored=stored,
+        configure=above(lambda request: request.session.flash("tween")),
+    )
+
+    def view(request):
+        request.session["view"] = 1
+        for _ in range(2):
+            point = request.dbsession.begin_nested()
+            request.session["inside"] = 1
+            point.rollback()
+
+    browser.visit(view, "/tween")
+    assert browser.ask(lambda session: session.peek_flash()) == ["tween"]
+
+
 def test_a_request_in_a_finished_callback(engine):
     """A request that is handled in another one's finished callback has a session."""
 

@@ -13,6 +13,7 @@ from sqlalchemy import Integer, String, event, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, sessionmaker
 
+from pyramid_sqlalchemy_sessions import FullyFeaturedSession
 from tests.application import Application, Browser, Failure, Full, explicit_manager
 from tests.stories.transactions import (
     Refusal,
@@ -46,6 +47,12 @@ def people(engine):
             return sorted(dbsession.scalars(select(Person.name)))
 
     return names
+
+
+class Everything(FullyFeaturedSession, Base):
+    """A session with every feature."""
+
+    __tablename__ = "rollback_everything"
 
 
 def make_application(engine, **kw: Any) -> Application:
@@ -742,6 +749,54 @@ def test_a_subrequest_with_a_dbsession_of_its_own(engine, tweens):
     response = browser.visit(dispatch(outer, inner))
     assert set_cookies(response) == []
     assert browser.ask(lambda session: session["n"]) == 112
+
+
+def edit(session):
+    with session.settings as settings:
+        settings.renewal_timeout = 90
+
+
+@pytest.mark.parametrize("renewal", [None, 60], ids=["plain", "renewal"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda session: session.invalidate(),
+        lambda session: session.rotate(),
+        lambda session: setattr(session, "userid", 7),
+        edit,
+    ],
+    ids=["invalidate", "rotate", "login", "settings"],
+)
+@pytest.mark.parametrize("persists", [True, False], ids=["persisted", "not-yet"])
+def test_a_subrequest_with_the_cookie_of_before(
+    engine, caplog, renewal, change, persists
+):
+    """The outer request has replaced it, in the same transaction: it's still good."""
+    Everything.__table__.create(engine, checkfirst=True)
+    application = make_application(engine, model=Everything, renewal_timeout=renewal)
+    browser = Browser(application)
+    browser.visit(lambda request: request.session.update(n=1))
+
+    def outer(request):
+        session = request.session
+        change(session)
+        session["outer"] = 2
+        if persists:
+            session.persist()
+        subrequest(request, share=True, tweens=False)
+        assert session["inner"] == 3
+
+    def inner(request):
+        assert not request.session.is_late
+        assert request.session["outer"] == 2
+        request.session["inner"] = 3
+
+    browser.visit(dispatch(outer, inner))
+    stored = browser.ask(dict)
+    assert stored.pop("n", 1) == 1
+    assert stored == {"outer": 2, "inner": 3}
+    assert len(application.rows()) == 1
+    assert logged(caplog, "WARNING") == []
 
 
 @pytest.mark.parametrize("tweens", [True, False], ids=["tweens", "no-tweens"])

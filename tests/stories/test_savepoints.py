@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from pyramid.response import Response
 from sqlalchemy import Integer, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from tests.application import Application, Browser, Failure, statements
-from tests.stories.transactions import gives_access, set_cookies
+from tests.stories.transactions import exception_view, gives_access, set_cookies
 
 
 class Base(DeclarativeBase):
@@ -873,3 +874,108 @@ def test_a_value_is_changed_after_the_rollback(engine, savepoint):
 
     browser.visit(view)
     assert contents(browser)["nested"] == [0, 1]
+
+
+def answered(engine, view, stored: bool) -> Browser:
+    """Return a browser, whose failing requests an exception view answers."""
+    configure = exception_view(view)
+    browser = Browser(Application(engine, configure=configure))
+    if stored:
+        browser.visit(begin)
+    return browser
+
+
+def failing(view):
+    """Return a view that raises when it has done its work."""
+
+    def fails(request):
+        view(request)
+        raise Failure
+
+    return fails
+
+
+@new_and_stored
+def test_in_an_exception_view(engine, stored):
+    """What an exception view did after its savepoint is gone, the rest is stored."""
+
+    def view(request):
+        session = request.session
+        session["before"] = nested = [1]
+        session.flash("before")
+        point = request.dbsession.begin_nested()
+        session["inside"] = 1
+        session.flash("inside")
+        nested.append(2)
+        session.invalidate()
+        point.rollback()
+        session["after"] = 1
+
+    browser = answered(engine, view, stored)
+    browser.visit(failing(lambda r: r.session.update(failed=1)), status=500)
+    base = {"a": 1, "nested": [0]} if stored else {}
+    assert browser.ask(dict) == {**base, "before": [1], "after": 1}
+    messages = ["first", "before"] if stored else ["before"]
+    assert browser.ask(lambda session: session.peek_flash()) == messages
+
+
+@new_and_stored
+def test_first_used_after_the_savepoint_of_an_exception_view(engine, stored):
+    """It's as if the session had not been used."""
+
+    def view(request):
+        point = request.dbsession.begin_nested()
+        request.session["inside"] = 1
+        point.rollback()
+        request.session["after"] = 1
+
+    browser = answered(engine, view, stored)
+    browser.visit(failing(lambda request: None), status=500)
+    base = {"a": 1, "nested": [0]} if stored else {}
+    assert browser.ask(dict) == {**base, "after": 1}
+
+
+@new_and_stored
+def test_a_savepoint_of_the_failed_view(engine, stored):
+    """An exception view that rolls it back, or all, loses nothing of its own."""
+
+    def view(request):
+        request.session["answer"] = 1
+        request.environ["tests.point"].rollback()
+        request.session["again"] = 1
+        request.dbsession.rollback()
+
+    def before(request):
+        request.session["before"] = 1
+        request.environ["tests.point"] = request.dbsession.begin_nested()
+        request.session["inside"] = 1
+
+    browser = answered(engine, view, stored)
+    browser.visit(failing(before), status=500)
+    base = {"a": 1, "nested": [0]} if stored else {}
+    assert browser.ask(dict) == {**base, "answer": 1, "again": 1}
+
+
+def test_an_exception_view_that_may_be_committed(engine):
+    """It's back at what the failed view left, and not at what's stored."""
+    browser = Browser(
+        Application(
+            engine,
+            configure=exception_view(lambda request: answer(request)),
+            settings={"tm.commit_veto": "pyramid_tm.default_commit_veto"},
+        )
+    )
+    browser.visit(begin)
+    seen = []
+
+    def answer(request):
+        len(request.session)
+        point = request.dbsession.begin_nested()
+        request.session["inside"] = 1
+        point.rollback()
+        seen.append(dict(request.session))
+        return Response(status=303)
+
+    browser.visit(failing(lambda request: request.session.clear()))
+    assert seen == [{}]
+    assert contents(browser) == {}

@@ -12,6 +12,7 @@ import pytest
 import zope.sqlalchemy
 from pyramid.csrf import SessionCSRFStoragePolicy
 from pyramid.httpexceptions import HTTPForbidden, HTTPSeeOther
+from pyramid.request import Request
 from pyramid.response import Response
 from pyramid_retry import RetryableException
 from sqlalchemy.orm import Session
@@ -22,6 +23,7 @@ from pyramid_sqlalchemy_sessions import (
     ConfigurationError,
     EncryptedDataMixin,
     FullyFeaturedSession,
+    TransactionRequiredError,
     later,
 )
 from pyramid_sqlalchemy_sessions.trace import MOST_CHANGES
@@ -530,6 +532,216 @@ class Dangerous:
         return (Dangerous, ())
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_savepoint_in_an_exception_view(sqlite_engine, before):
+    """What was rolled back there isn't told of as lost, and the rest as stored."""
+
+    def forbidden(request):
+        if before:
+            request.session["before"] = 1
+        point = request.dbsession.begin_nested()
+        request.session["n"] = 2
+        point.rollback()
+        return page()
+
+    def view(request):
+        raise Failure
+
+    developer = Developer(sqlite_engine, exception_view(forbidden))
+    developer.visit(fill)
+    developer.visit(view)
+    assert "change: session['n'] = 2 (in an exception view)" in developer.story
+    assert "not stored: see the log" not in developer.story
+    assert ("stored: data (version 2)" in developer.story) == before
+
+
+class Sloppy:
+    """A key that can only be compared with its own kind."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __eq__(self, other):
+        return self.number == other.number
+
+    def __lt__(self, other):
+        raise SystemExit
+
+    def __hash__(self):
+        return hash(self.number)
+
+
+def test_odd_values(sqlite_engine):
+    """No code of the application is run for the panel, which refuses no value."""
+    # The toolbar's own panel of the session sorts the keys.
+    settings = {
+        "debugtoolbar.panels": "pyramid_debugtoolbar.panels.versions.VersionDebugPanel"
+    }
+    developer = Developer(sqlite_engine, settings=settings)
+    developer.visit(fill)
+
+    def view(request):
+        session = request.session
+        session[Sloppy(1)] = {Sloppy(2): 1, Sloppy(3): {Sloppy(4), Sloppy(5)}}
+        session.setdefault(Sloppy(6), frozenset({Sloppy(7), Sloppy(8)}))
+        session["n"] = 10**5000
+        session["empty"] = [set(), frozenset(), {}, {7}, frozenset({8})]
+        session["deep"] = {1: {2: {3: {4: {5: {6: {7: 8}}}}}}}
+        return page()
+
+    developer.visit(view)
+    assert developer.story[2:-2] == [
+        "change: session[<Sloppy>] = {<Sloppy>: 1, <Sloppy>: {<Sloppy>, <Sloppy>}}",
+        "change: session.setdefault(<Sloppy>, frozenset({<Sloppy>, <Sloppy>}))",
+        "change: session['n'] = <int>",
+        "change: session['empty'] = [set(), frozenset(), {}, {7}, frozenset({8})]",
+        "change: session['deep'] = {1: {2: {3: {4: {5: {6: {...}}}}}}}",
+    ]
+
+
+def test_large_update(developer):
+    """Of an update with a thousand keys only the first ones are shown."""
+
+    def view(request):
+        request.session.update({number: number for number in range(1000)})
+        return page()
+
+    developer.visit(view)
+    change = developer.story[2]
+    assert change.startswith("change: session.update({0: 0, 1: 1, ")
+    assert change.endswith(", ...})")
+    assert len(change) < 1000
+
+
+class Sealed(FullyFeaturedSession, EncryptedDataMixin, Base):
+    """A session whose data and messages are encrypted."""
+
+    __tablename__ = "traced_and_sealed_session"
+
+
+def test_change_in_place_of_sealed_data(sqlite_engine):
+    """It's seen in encrypted data, too."""
+    developer = Developer(sqlite_engine, model=Sealed)
+    developer.visit(fill)
+
+    def view(request):
+        request.session["cart"].append("chair")
+        return page()
+
+    developer.visit(view)
+    assert "change: session['cart'] was changed in place" in developer.story
+
+
+def test_moved_cookie(sqlite_engine):
+    """A cookie that moves to another path is sent, and deleted where it was."""
+    developer = Developer(sqlite_engine, model=Rich)
+    developer.visit(fill)
+
+    def view(request):
+        with request.session.settings as settings:
+            settings.cookie_path = "/shop"
+        response = page()
+        response.set_cookie("other", "value")
+        return response
+
+    developer.visit(view)
+    sent = developer.story[-1]
+    assert "an order to delete the cookie: Max-Age=0; Path=/;" in sent
+    assert "a cookie: Path=/shop;" in sent
+    assert "value" not in sent
+
+
+def test_first_used_when_the_response_was_made(developer):
+    """What is refused then isn't told of as lost, and there was a response."""
+
+    def view(request):
+        def finished(request):
+            with pytest.raises(TransactionRequiredError):
+                request.session["n"] = 2
+
+        request.add_finished_callback(finished)
+        return page()
+
+    developer.visit(view)
+    assert developer.story[-3:] == [
+        "change: session['n'] = 2 (without a transaction)",
+        "refused: it's too late to store it",
+        "sent: no cookie: the response was made before",
+    ]
+
+
+def test_subrequest(developer):
+    """What a subrequest does is told with what the request does."""
+    application = developer.application
+
+    def outer(request):
+        def inner(subrequest):
+            subrequest.session["n"] = 2
+            return page()
+
+        application.view = inner
+        subrequest = Request.blank("/", headers={"Cookie": request.headers["Cookie"]})
+        subrequest.tm, subrequest.dbsession = request.tm, request.dbsession
+        request.invoke_subrequest(subrequest)
+        return page()
+
+    developer.visit(outer)
+    assert "(in a subrequest)" in _text(developer.panel)
+    assert developer.story[0] == "cookie: good"
+    assert developer.story[2:] == [
+        "change: session['n'] = 2",
+        "open: its transaction goes on, and may be that of an outer request",
+        "stored: data (version 2)",
+        "sent: no cookie: the browser keeps what it has",
+    ]
+
+
+def test_cookie_of_a_subrequest(sqlite_engine):
+    """It's set when the outer transaction is committed."""
+    developer = Developer(sqlite_engine)
+    application = developer.application
+
+    def outer(request):
+        application.view = fill
+        subrequest = Request.blank("/")
+        subrequest.tm, subrequest.dbsession = request.tm, request.dbsession
+        request.invoke_subrequest(subrequest)
+        return page()
+
+    developer.visit(outer)
+    assert developer.story[-2:] == [
+        "stored: as a new session",
+        "sent: a cookie: Path=/; HttpOnly; SameSite=Lax",
+    ]
+
+
+def test_secrets_in_values(sqlite_engine):
+    """They are hidden as well where the application puts them into the session."""
+    developer = Developer(sqlite_engine, model=Rich, renewal_timeout=60)
+    developer.visit(fill)
+    secrets = {"hunter2", "s" * 20}
+
+    def view(request):
+        session, cookie = request.session, request.cookies["session"]
+        token = session.get_csrf_token()
+        mine = [str(session.id), session.id.hex, token, cookie]
+        for number, each in enumerate(mine):
+            session[number] = each
+            session[each] = {"list": ["x" * 40 + each]}
+            session.flash(f"It is {each}.")
+        session["number"] = session.id.int
+        session["user_password"] = "hunter2"
+        session.update(login={"API-Token": "s" * 20})
+        secrets.update([*mine, str(session.id.int)])
+        return page()
+
+    developer.visit(view)
+    shown = _text(developer.panel)
+    assert [each for each in secrets if each in shown] == []
+    assert "session.flash('It is (hidden).')" in shown
+    assert "session['user_password'] = (hidden)" in shown
+
+
 def test_no_secrets(sqlite_engine, caplog):
     """Neither page nor log has an id, a token or a long value, and markup is text."""
     caplog.set_level(logging.DEBUG, TRACE)
@@ -548,7 +760,7 @@ def test_no_secrets(sqlite_engine, caplog):
         session.update({policy.key: "t" * 20, "long": ["a" * 101] * 9})
         session.setdefault(policy.key, "u" * 20)
         session[policy.key] = "v" * 20
-        session.flash({"text": "b" * 101, "html": "<script>"})
+        session.flash({"html": "<script>", "text": "b" * 101})
         session["object"] = [Dangerous()]
         session["id"] = session.id
         session["bytes"] = session.id.bytes
@@ -589,6 +801,15 @@ def test_log(sqlite_engine, caplog):
         f" change: update at {fill.__module__}:{number}; stored: as a new session;"
         " sent: a cookie: Path=/; HttpOnly; SameSite=Lax"
     )
+
+
+def test_log_without_a_response(sqlite_engine, caplog):
+    """An error that nothing answers leaves no response to tell of."""
+    caplog.set_level(logging.DEBUG, TRACE)
+    Full.__table__.create(sqlite_engine)
+    Browser(Application(sqlite_engine)).fail(fill)
+    (line,) = (each.getMessage() for each in caplog.records if each.name == TRACE)
+    assert line.endswith("; sent: no response was made")
 
 
 def test_log_of_a_subrequest(sqlite_engine, caplog):
