@@ -68,10 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _positive(argument: str) -> int:
-    number = int(argument)
-    if number < 1:
-        raise ValueError
-    return number
+    if not argument.isdecimal() or int(argument) < 1:
+        raise argparse.ArgumentTypeError(f"{argument!r} isn't a whole number above 0")
+    return int(argument)
 
 
 def _collect(request: Any, arguments: argparse.Namespace) -> int:

@@ -770,6 +770,26 @@ def test_wrong_usage(configure, capsys, arguments):
     assert "usage: pyramid_session_gc" in capsys.readouterr().err
 
 
+@on_sqlite
+def test_interrupt(configure, capsys, monkeypatch, engine):
+    """Ctrl+C ends it with one line, and a failure's status."""
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gc, "delete_expired", interrupt)
+    assert gc.main([configure(idle_timeout=1000)]) == 1
+    assert capsys.readouterr() == ("", "pyramid_session_gc: interrupted\n")
+
+
+@pytest.mark.parametrize("number", ["0", "-5", "many", "1.5", ""])
+def test_wrong_batch_size(capsys, number):
+    """A batch size that's none is named in the words of its user."""
+    with pytest.raises(SystemExit):
+        gc.main(["production.ini", f"--batch-size={number}"])
+    assert f"{number!r} isn't a whole number above 0" in capsys.readouterr().err
+
+
 def test_without_arguments(capsys):
     """Only the configuration is required; variables are not."""
     with pytest.raises(SystemExit):
