@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sqlalchemy import BigInteger, Enum, Integer, TypeDecorator, Uuid
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from ..feature import Feature, Values
-
-if TYPE_CHECKING:
-    from ..table import Table
 
 __all__ = ["Userid", "UseridMixin", "userid_for"]
 
@@ -46,7 +43,15 @@ class Userid(Feature):
         return values["userid"] is None
 
 
-def userid_for(table: Table, value: Any, dbsession: Callable[[], Session]) -> Any:
+class _Table(Protocol):
+    """What is asked of the model's table."""
+
+    columns: dict[str, Any]
+
+    def dialect(self, dbsession: Session) -> Dialect: ...
+
+
+def userid_for(table: _Table, value: Any, dbsession: Callable[[], Session]) -> Any:
     """Return a user id as its column holds it.
 
     A text that stands for an integer or a UUID is converted where the column is one.
