@@ -61,15 +61,11 @@ def run(
 def hush(error: BaseException) -> None:
     """Let an error of a statement show neither its parameters nor what is in a row.
 
-    The application may have a listener that raises the driver's own error, made from
-    SQLAlchemy's.
+    The application may have a listener that raises the driver's own error.
     """
     if not isinstance(error, StatementError):
         if is_of_driver(error):
             _hush_driver(error)
-            for each in (error.__cause__, error.__context__):
-                if isinstance(each, StatementError):
-                    hush(each)
         return
     error.hide_parameters = True
     error.params = None

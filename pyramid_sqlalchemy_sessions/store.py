@@ -58,9 +58,9 @@ class SessionStore(StoreBase):
     Nothing is committed: that is for whoever began the transaction, and a rollback
     takes back all that was done. Ids are UUIDs or their texts; anything else names no
     session. A user's id is converted as ``session.userid`` does it. Each method makes
-    one statement unless it says otherwise. In a request that uses its session in the
-    same transaction, both see and add to the same values. As in a request,
-    InconsistentDataError is raised for a row that another program has spoilt.
+    one statement unless it says otherwise, or one more if MariaDB gets a user's id that
+    isn't ASCII. In a request that uses its session in the same transaction, both see
+    and add to the same values. Spoilt rows raise InconsistentDataError, as in requests.
 
     ``factory`` is what ``get_session_factory`` or ``session_factory_from_settings``
     returns; that of an application is ``registry.queryUtility(ISessionFactory)``.

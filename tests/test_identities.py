@@ -11,8 +11,11 @@ from sqlalchemy import CHAR, Enum, Integer, String, TypeDecorator, Uuid, select,
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
+from sqlalchemy.types import UserDefinedType
 
 from pyramid_sqlalchemy_sessions import BaseMixin, SessionStore, UseridMixin
+from pyramid_sqlalchemy_sessions.comparing import is_exactly
+from pyramid_sqlalchemy_sessions.testing import DummySession
 from tests.application import Application, Browser, Full
 from tests.drivers import DRIVERS, open_engine, with_any_driver
 
@@ -264,6 +267,13 @@ class Tiny(UseridMixin, BaseMixin, Base):
     userid = mapped_column(Integer().with_variant(mysql.MEDIUMINT(), "mysql"))
 
 
+class Tiniest(UseridMixin, BaseMixin, Base):
+    """A session whose user is a smaller number."""
+
+    __tablename__ = "tiniest_session"
+    userid = mapped_column(Integer().with_variant(mysql.TINYINT(), "mysql"))
+
+
 @pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
 @pytest.mark.parametrize(
     ("model", "user", "other"),
@@ -272,6 +282,7 @@ class Tiny(UseridMixin, BaseMixin, Base):
         (Foreign, "alic\u00e9", "\u4e2d\u6587"),
         (Padded, "alice", "alic "),
         (Tiny, 7, 2**23),
+        (Tiniest, 7, 2**7),
     ],
 )
 def test_what_mariadb_would_change(engine, model, user, other):
@@ -448,3 +459,43 @@ def test_what_is_no_id_names_no_session(engine, wrong):
             with pytest.raises(TypeError, match="keep"):
                 store.revoke_user(7, keep=wrong)
         assert len(store.of_user(7)) == 1
+
+
+def test_type_that_reads_only_what_the_driver_returns():
+    """A text that it can't read is passed on as it is."""
+
+    class Numbers(TypeDecorator):
+        """A number that's sent as a text."""
+
+        impl = Integer
+        cache_ok = True
+
+        def process_bind_param(self, value, dialect):
+            return value if value is None else str(value)
+
+        def process_result_value(self, value, dialect):
+            return value if value is None else abs(value)
+
+    body = {"__tablename__": "numbered_session", "userid": mapped_column(Numbers)}
+    model = type("Numbered", (UseridMixin, BaseMixin, Base), body)
+    for user in ("7", 7):
+        assert DummySession(model_class=model, userid=user).userid == user
+
+
+def test_type_that_says_nothing_of_python():
+    """Whatever it's given is passed on."""
+
+    class Address(UserDefinedType):
+        """A type that SQLAlchemy doesn't know."""
+
+        cache_ok = True
+
+    body = {"__tablename__": "address_session", "userid": mapped_column(Address)}
+    model = type("Addressed", (UseridMixin, BaseMixin, Base), body)
+    user = object()
+    assert DummySession(model_class=model, userid=user).userid is user
+
+
+def test_other_databases_compare_as_they_do():
+    """How to be exact isn't known of them."""
+    assert str(is_exactly(Named.__table__.c.userid, "alice", "oracle")) == "true"
