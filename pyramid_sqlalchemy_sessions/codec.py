@@ -164,8 +164,16 @@ def copy_message(message: Any) -> Any:
 
 def _number(value: Any) -> float:
     if isinstance(value, Decimal):
-        return float(value)
+        return _from_decimal(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _from_decimal(value: Decimal) -> float:
+    """Return what was written, if the engine reads numbers as Decimal.
+
+    Every library writes a float with a point or an exponent.
+    """
+    return int(value) if value.as_tuple().exponent == 0 else float(value)
 
 
 def _refuse_what_changes(value: Any, depth: int = 0) -> None:
@@ -303,7 +311,7 @@ def _untagged(value: Any) -> Any:
     if isinstance(value, list):
         return [_untagged(each) for each in value]
     if isinstance(value, Decimal):  # an engine with parse_float=Decimal
-        return float(value)
+        return _from_decimal(value)
     if not isinstance(value, dict):
         return value
     if _is_tag(value):
@@ -318,5 +326,5 @@ def _untagged(value: Any) -> Any:
             return int(held)
         from_json = _FROM_JSON.get(tag)
         if from_json is not None:
-            return from_json(held)
+            return from_json(_untagged(held))
     return {key: _untagged(each) for key, each in value.items()}

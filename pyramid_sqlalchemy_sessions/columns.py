@@ -7,11 +7,15 @@ may be a secret.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    CHAR,
+    JSON,
     BigInteger,
+    Enum,
     Integer,
     LargeBinary,
     SmallInteger,
@@ -20,7 +24,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.mysql import MEDIUMBLOB, TINYBLOB
+from sqlalchemy.dialects.mysql import MEDIUMBLOB, MEDIUMINT, TINYBLOB, TINYINT
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.types import BLOB
@@ -145,6 +149,8 @@ class Limit(NamedTuple):
     length: int | None  # of a text or of bytes
     lowest: int | None
     highest: int | None
+    refused: str | None  # what no text may match
+    depth: int | None  # how many levels JSON may have
 
 
 def limits_of(columns: Mapping[str, Any], dialect: Dialect) -> tuple[Limit, ...]:
@@ -159,11 +165,25 @@ def limits_of(columns: Mapping[str, Any], dialect: Dialect) -> tuple[Limit, ...]
             column_type = columns[name].type.dialect_impl(dialect)
             length = _length(column_type, dialect)
             lowest, highest = _bounds(column_type, dialect)
-            limits.append(Limit(name, length, lowest, highest))
+            refused, depth = _refused_text(column_type, dialect), None
+            if dialect.name in MYSQL and isinstance(column_type, JSON):
+                depth = 31 if getattr(dialect, "is_mariadb", False) else 100
+            limits.append(Limit(name, length, lowest, highest, refused, depth))
     return tuple(limits)
 
 
+def _refused_text(column_type: Any, dialect: Dialect) -> str | None:
+    """Return a regular expression for what wouldn't come back as it was."""
+    if dialect.name == "postgresql":
+        return "\0"
+    if dialect.name in MYSQL and isinstance(column_type, CHAR):
+        return " $"  # these lose the blanks at their end
+    return None
+
+
 def _length(column_type: Any, dialect: Dialect) -> int | None:
+    if isinstance(column_type, Enum):  # it has the length of its longest text
+        return None
     length: int | None = getattr(column_type, "length", None)
     if length is None and dialect.name in MYSQL:
         if isinstance(column_type, TINYBLOB):
@@ -183,6 +203,10 @@ def _bounds(column_type: Any, dialect: Dialect) -> tuple[int | None, int | None]
         bits = 64
     elif isinstance(column_type, SmallInteger):
         bits = 16
+    elif isinstance(column_type, MEDIUMINT):
+        bits = 24
+    elif isinstance(column_type, TINYINT):
+        bits = 8
     if getattr(column_type, "unsigned", False):
         return 0, 2**bits - 1
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
@@ -194,10 +218,21 @@ def refuse_excess(limits: Iterable[Limit], values: Mapping[str, Any]) -> None:
     Otherwise some databases would raise an error that quotes the value, and some would
     store the beginning of it.
     """
-    for name, length, lowest, highest in limits:
+    for name, length, lowest, highest, refused, depth in limits:
         value = values.get(name)
         if value is None:
             continue
+        if isinstance(value, str) and not _can_be_stored(value, refused):
+            raise ValueError(
+                f"the session cannot be stored: its {name} has characters that the"
+                " column can't hold, such as a NUL, half a surrogate pair, or a blank"
+                " at the end"
+            )
+        if depth is not None and _depth_of(value) > depth:
+            raise ValueError(
+                f"the session cannot be stored: its {name} is nested more than {depth}"
+                " levels deep, which is what this database takes"
+            )
         size = len(value) if isinstance(value, (str, bytes)) else 0
         if length is not None and size > length:
             raise ValueError(_excess(name, size, f"the column holds {length}"))
@@ -213,6 +248,26 @@ def refuse_excess(limits: Iterable[Limit], values: Mapping[str, Any]) -> None:
                     f" and {highest}, which is what the column holds; declare the"
                     " column with another type if your users have other ids"
                 )
+
+
+def _can_be_stored(value: str, refused: str | None) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return refused is None or re.search(refused, value) is None
+
+
+def _depth_of(value: Any) -> int:
+    """Return how many levels a value of JSON has, itself included."""
+    held: Any = ()
+    if isinstance(value, dict):
+        held = value.values()
+    elif isinstance(value, (list, tuple)):
+        held = value
+    else:
+        return 0
+    return 1 + max(map(_depth_of, held), default=0)
 
 
 def refuse_packet(

@@ -76,6 +76,9 @@ def run(
         # one of them may be the key.
         print(f"{parser.prog}: {_without_value(exc)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 1
     except Exception as exc:
         print(f"{parser.prog}: {summary(exc)}", file=sys.stderr)
         log.debug("This is where it failed:", exc_info=True)

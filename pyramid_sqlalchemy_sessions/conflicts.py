@@ -15,7 +15,9 @@ from sqlalchemy.orm.exc import StaleDataError
 __all__ = [
     "WAS_LOST",
     "can_be_tried_again",
+    "code_of",
     "is_conflict",
+    "is_of_driver",
     "may_have_committed",
     "was_lost_before_commit",
 ]
@@ -109,11 +111,11 @@ def is_conflict(error: BaseException | None) -> bool:
     """
     if isinstance(error, DBAPIError):
         return error.orig is not None and _says_conflict(error.orig)
-    return error is not None and _is_of_driver(error) and _says_conflict(error)
+    return error is not None and is_of_driver(error) and _says_conflict(error)
 
 
 def _says_conflict(error: BaseException) -> bool:
-    code = _code_of(error)
+    code = code_of(error)
     if code is None:
         return _IS_LOCKED.match(str(error)) is not None
     if code == _UNKNOWN_COMMAND:
@@ -121,13 +123,14 @@ def _says_conflict(error: BaseException) -> bool:
     return code in _CONFLICTS
 
 
-def _is_of_driver(error: BaseException) -> bool:
+def is_of_driver(error: BaseException) -> bool:
+    """Tell whether it's a driver's error, or SQLAlchemy's for one."""
     names = {each.__name__ for each in type(error).__mro__}
     # asyncpg doesn't follow PEP 249, but its errors have an SQLSTATE.
     return not names.isdisjoint(_DRIVER_CLASSES) or _state_of(error) is not None
 
 
-def _code_of(error: BaseException) -> str | int | None:
+def code_of(error: BaseException) -> str | int | None:
     """Return MySQL's number, or the SQLSTATE, wherever the driver puts it."""
     first = error.args[0] if error.args else None
     if isinstance(first, dict):  # pg8000: the fields of the server's message
@@ -180,7 +183,7 @@ def _is_of_commit(error: BaseException) -> bool:
     """Tell whether it may be the error of a commit that has succeeded."""
     if isinstance(error, DBAPIError):
         statement = error.statement or ""
-    elif _is_of_driver(error):
+    elif is_of_driver(error):
         statement = ""
     else:
         return False

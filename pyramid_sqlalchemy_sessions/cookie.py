@@ -124,7 +124,7 @@ class SessionCookie:
 
         Nothing that a browser can send makes this raise an error.
         """
-        header = request.environ.get("HTTP_COOKIE")
+        header = request.environ.get("HTTP_COOKIE") or self._of_dummy(request)
         if not header:
             return _NO_COOKIE
         tickets: list[Ticket] = []
@@ -136,6 +136,12 @@ class SessionCookie:
             elif opened not in tickets:
                 tickets.append(opened)
         return Reading(tuple(tickets), None if tickets else error)
+
+    def _of_dummy(self, request: _Request) -> str | None:
+        """Return the header for what ``pyramid.testing.DummyRequest`` was given."""
+        cookies = getattr(request, "__dict__", {}).get("cookies")
+        value = cookies.get(self.name) if isinstance(cookies, dict) else None
+        return None if value is None else f"{self.name}={value}"
 
     def values(self, header: str) -> list[str]:
         """Return the values of at most four cookies with our name, in header order.

@@ -14,6 +14,8 @@ from typing import Any
 from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.exc import DBAPIError, StatementError
 
+from .conflicts import is_of_driver
+
 __all__ = ["hush", "hushed", "run"]
 
 #: PostgreSQL's lines after the first: "DETAIL: Failing row contains (...)", "CONTEXT:
@@ -40,7 +42,7 @@ def hushed() -> Generator[None]:
     """Hush the error of a statement in a ``with`` block."""
     try:
         yield
-    except StatementError as exc:
+    except Exception as exc:
         hush(exc)
         raise
 
@@ -51,33 +53,44 @@ def run(
     """Execute a statement, and hush its error."""
     try:  # without a context manager, which costs more than this
         return connection.execute(statement, parameters)
-    except StatementError as exc:
+    except Exception as exc:
         hush(exc)
         raise
 
 
-def hush(error: Exception) -> None:
-    """Keep a statement's parameters, and what's in a row, out of its error."""
+def hush(error: BaseException) -> None:
+    """Keep a statement's parameters, and what's in a row, out of its error.
+
+    The application may have a listener that raises the driver's own error.
+    """
     if not isinstance(error, StatementError):
+        if is_of_driver(error):
+            _hush_driver(error)
         return
     error.hide_parameters = True
     error.params = None
     orig = error.orig
     if not isinstance(error, DBAPIError) or orig is None:
         return
-    for each in _of_driver(orig):
-        each.args = tuple(map(_hushed, each.args))
-        for name in _ATTRIBUTES:
-            if isinstance(getattr(each, name, None), str):
-                setattr(each, name, None)
+    _hush_driver(orig)
     # In SQLAlchemy's format.
     kind = type(orig)
     error.args = (f"({kind.__module__}.{kind.__name__}) {orig}",)
 
 
+def _hush_driver(error: BaseException) -> None:
+    for each in _of_driver(error):
+        each.args = tuple(map(_hushed, each.args))
+        for name in _ATTRIBUTES:
+            if isinstance(getattr(each, name, None), str):
+                setattr(each, name, None)
+
+
 def _of_driver(error: BaseException | None) -> Iterator[BaseException]:
     """Yield the driver's error, and those that led the driver to it."""
-    while error is not None:
+    seen: set[int] = set()
+    while not (error is None or isinstance(error, StatementError) or id(error) in seen):
+        seen.add(id(error))  # one that a listener raises is its own cause
         yield error
         context = error.__context__
         # It may be an error of the application that's being handled.

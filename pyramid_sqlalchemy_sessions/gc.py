@@ -69,15 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _positive(argument: str) -> int:
-    try:
-        number = int(argument)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(
-            f"must be a whole number of 1 or more, not {argument!r}"
-        )
-    return number
+    if not argument.isdecimal() or int(argument) < 1:
+        raise argparse.ArgumentTypeError(f"{argument!r} isn't a whole number above 0")
+    return int(argument)
 
 
 def _collect(request: Any, arguments: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ def mapper_of(model_class: type) -> Mapper[Any]:
         mapper: Mapper[Any] = sqlalchemy_inspect(model_class)
     except NoInspectionAvailable as exc:
         raise ConfigurationError(
-            f"model_class: {model_class.__qualname__} is not mapped; it must be a"
+            f"the model {model_class.__qualname__} is not mapped; it must be a"
             " class that has BaseMixin and a declarative base among its bases, and a"
             " __tablename__"
         ) from exc
@@ -38,8 +38,8 @@ def column_of(mapper: Mapper[Any], name: str) -> Any:
     column = mapper.columns.get(name)
     if column is None or column.table is not mapper.local_table:
         raise ConfigurationError(
-            f"model_class: {mapper.class_.__qualname__} must map {name!r} to a column"
-            " of its own table"
+            f"the model {mapper.class_.__qualname__} must map {name!r} to a column of"
+            " its own table"
         )
     return column
 

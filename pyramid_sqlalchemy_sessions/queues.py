@@ -88,8 +88,9 @@ class Queues:
 
     def encode(self) -> dict[str, list[Any]]:
         """Return the queues as the column takes them."""
+        # Copies: an engine may read a number as what it can't write.
         queues = {
-            queue: list(messages)
+            queue: [copy_message(message) for message in messages]
             for queue, messages in self._stored().items()
             if queue not in self._popped
         }

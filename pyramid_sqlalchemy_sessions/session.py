@@ -227,7 +227,7 @@ class Session(SessionDict):
     @userid.setter
     def userid(self, userid: Any) -> None:
         self._require(Userid)
-        userid = userid_for(self._config.table.columns["userid"], userid)
+        userid = userid_for(self._config.table, userid, lambda: self._begin().dbsession)
         state = self._write()
         was = state.get("userid")
         if state.late is not None and userid is None:

@@ -58,9 +58,9 @@ class SessionStore(StoreBase):
     Nothing is committed: that's left to your code, and a rollback undoes everything.
     Ids are UUIDs or their texts; anything else isn't found. A user's id is converted in
     the same way as ``session.userid``. Each method executes one statement unless it
-    says otherwise. If a request uses its session in the same transaction, both see and
-    change the same values. As in a request, InconsistentDataError is raised for a row
-    that another program has spoilt.
+    says otherwise, and one more on MariaDB for a user's id that isn't ASCII. If a
+    request uses its session in the same transaction, both see and change the same
+    values. Rows that another program has spoilt raise InconsistentDataError.
 
     ``factory`` is what ``get_session_factory`` or ``session_factory_from_settings``
     returns; an application's is ``registry.queryUtility(ISessionFactory)``. Raises

@@ -15,7 +15,6 @@ from sqlalchemy import (
     false,
     func,
     literal,
-    literal_column,
     null,
     select,
     true,
@@ -26,6 +25,7 @@ from sqlalchemy.orm import scoped_session
 
 from .after_commit import is_heard, tell
 from .columns import MYSQL
+from .comparing import is_exactly, refuse_characters
 from .discretion import hushed
 from .events import SessionEvent, SessionRevokedEvent
 from .exceptions import ConfigurationError
@@ -175,10 +175,12 @@ class StoreBase:
         """Return the id of a user as the column holds it; None if it can't hold it."""
         if not self._config.has(Userid):
             raise ConfigurationError(self._config.lacking(Userid))
-        userid = userid_for(self._columns["userid"], userid)
         table = self._config.table
+        userid = userid_for(table, userid, lambda: self._dbsession)
+        connection = table.connection(self._dbsession)
         try:
-            table.refuse_excess(table.connection(self._dbsession), {"userid": userid})
+            table.refuse_excess(connection, {"userid": userid})
+            refuse_characters(self._columns["userid"], userid, connection)
         except ValueError:
             return None
         return userid
@@ -189,16 +191,9 @@ class StoreBase:
         is_users: ColumnElement[bool] = column == userid
         if not isinstance(userid, str) or not isinstance(column.type, String):
             return is_users
-        dialect = self._config.table.connection(self._dbsession).dialect.name
-        if dialect in MYSQL:
-            # Even for binary collations, a text with a blank at its end is equal.
-            text = func.convert(column.op("USING")(literal_column("utf8mb4")))
-            is_exact: ColumnElement[bool] = (
-                func.hex(text) == userid.encode().hex().upper()
-            )
-            return is_users & is_exact
-        binary = {"sqlite": "BINARY", "postgresql": "C"}.get(dialect)
-        return is_users if binary is None else column.collate(binary) == userid
+        # Not as the only condition: it may not be able to use an index.
+        dialect = self._config.table.connection(self._dbsession).dialect
+        return is_users & is_exactly(column, userid, dialect.name)
 
     def _key_to_keep(self, keep: Session | uuid.UUID | str | None) -> uuid.UUID | None:
         """Return the id of the session that stays."""

@@ -21,7 +21,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.orm import Mapper, Session
 
 from .codec import JSON_CODEC, JSON_TEXT_CODEC, PICKLE_CODEC, Codec
@@ -170,6 +170,10 @@ class Table:
         return dbsession.connection(
             bind_arguments=arguments, execution_options=options or None
         )
+
+    def dialect(self, dbsession: Session) -> Dialect:
+        """Return the dialect of the database, without a connection to it."""
+        return dbsession.get_bind(**self._for_reading).dialect
 
     def writes_elsewhere(self, dbsession: Session) -> bool:
         """Tell whether the dbsession writes to another database than it reads from."""

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+from sqlalchemy import create_engine
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import Session as DBSession
 from sqlalchemy.orm import class_mapper, registry, sessionmaker
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -125,6 +127,11 @@ class _Memory:
         self.config = config
         self._state = State(config, None)
         self._instance: Any = None
+
+    @property
+    def dbsession(self) -> DBSession:
+        """A dbsession that's only asked which database it has."""
+        return DBSession(create_engine("sqlite://"))
 
     def read(self) -> State:
         return self._state

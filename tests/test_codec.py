@@ -50,6 +50,9 @@ def orjson_text(value: Any) -> str:
 LIBRARIES: dict[str, dict[str, Any]] = {
     "json": {},
     "Decimal": {"json_deserializer": partial(json.loads, parse_float=Decimal)},
+    "Decimal only": {
+        "json_deserializer": partial(json.loads, parse_float=Decimal, parse_int=Decimal)
+    },
     "orjson": {"json_serializer": orjson_text, "json_deserializer": orjson.loads},
     "sorted": {"json_serializer": partial(json.dumps, sort_keys=True)},
 }
@@ -377,6 +380,40 @@ def test_depth(wrap: Callable[[Any], Any]) -> None:
         value = wrap(value)
     with pytest.raises(TypeError, match=f"'a'.*{DEEPEST} levels"):
         JSON_CODEC.dumps({"a": value})
+
+
+@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+def test_depth_on_mariadb(engine: Engine) -> None:
+    """What its JSON can't hold is refused with a clear error, before it's sent."""
+    Base.metadata.create_all(engine)
+    browser = Browser(Application(engine, InJSON))
+    value: Any = 1
+    for _ in range(29):
+        value = [value]
+    browser.visit(lambda r: (r.session.update(a=[value]), r.session.flash(value)))
+    assert browser.ask(lambda s: (s["a"], s.peek_flash())) == ([value], [value])
+    for change in (
+        lambda r: r.session.update(a=[[value]]),
+        lambda r: r.session.flash([value]),
+        lambda r: r.session.flash((value,)),
+    ):
+        with pytest.raises(ValueError, match="31"):
+            browser.visit(change)
+    assert browser.ask(lambda s: (s["a"], s.peek_flash())) == ([value], [value])
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_messages(library: str, make_engine: MakeEngine) -> None:
+    """Flash messages keep their numbers, too, whatever the library."""
+    engine = make_engine(**LIBRARIES[library])
+    Base.metadata.create_all(engine)
+    browser = Browser(Application(engine, InJSON))
+    messages = [7, 7.0, -0.5, 1e16, 1e300, True, {"n": 5, "total": 9.95}, [[-1, 0.1]]]
+    for message in messages:
+        browser.visit(lambda r, message=message: r.session.flash(message))
+    browser.visit(lambda r: r.session.flash(7, allow_duplicate=False))
+    assert shape(browser.ask(lambda s: s.pop_flash())) == shape(messages)
+    assert browser.ask(lambda s: s.pop_flash()) == []
 
 
 def test_endless() -> None:

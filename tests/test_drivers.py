@@ -356,17 +356,17 @@ def test_errors_quote_nothing(engine, rival, provoke, expected):
     with rival.begin() as connection:
         columns = "name VARCHAR(40) PRIMARY KEY, word VARCHAR(9) NOT NULL, n INTEGER"
         run(connection, f"CREATE TABLE talk ({columns})")
-    with (
-        engine.connect() as connection,
-        pytest.raises(DBAPIError) as info,
-        hushed(),
-    ):
-        connection.execute(text(f"INSERT INTO talk {provoke}"), {"m": MARKER})
-    error = info.value
-    shown = "".join(traceback.format_exception(error)) + repr((error, error.orig))
-    assert expected in shown
-    assert "MaRkEr" not in shown
-    assert str(error.orig) in str(error)
+
+    def talk(engine: Engine, rival: Engine) -> None:
+        with engine.connect() as connection, hushed():
+            connection.execute(text(f"INSERT INTO talk {provoke}"), {"m": MARKER})
+
+    wrapped, bare = errors_of(engine, talk, rival)
+    for error in (wrapped, bare):
+        shown = "".join(traceback.format_exception(error)) + repr((error, wrapped.orig))
+        assert expected in shown
+        assert "MaRkEr" not in shown
+    assert str(wrapped.orig) in str(wrapped)
 
 
 def test_errors_of_the_application_stay_as_they_are(sqlite_engine: Engine) -> None:

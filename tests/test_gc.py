@@ -779,14 +779,23 @@ def test_wrong_usage(configure, capsys, arguments):
 
 
 @on_sqlite
-@only("size", ["0", "-5", "many"])
-def test_wrong_batch_size(configure, capsys, size):
-    """The error names the value, and says what is valid."""
+def test_interrupt(configure, capsys, monkeypatch, engine):
+    """Ctrl+C ends it with one line, and a failure's status."""
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gc, "delete_expired", interrupt)
+    assert gc.main([configure(idle_timeout=1000)]) == 1
+    assert capsys.readouterr() == ("", "pyramid_session_gc: interrupted\n")
+
+
+@pytest.mark.parametrize("number", ["0", "-5", "many", "1.5", ""])
+def test_wrong_batch_size(capsys, number):
+    """A batch size that's none is named in the words of its user."""
     with pytest.raises(SystemExit):
-        gc.main([configure(idle_timeout=1000), "--batch-size", size])
-    error = capsys.readouterr().err
-    assert "argument --batch-size: must be a whole number of 1 or more" in error
-    assert error.endswith(f"not {size!r}\n")
+        gc.main(["production.ini", f"--batch-size={number}"])
+    assert f"{number!r} isn't a whole number above 0" in capsys.readouterr().err
 
 
 def test_without_arguments(capsys):

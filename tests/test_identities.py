@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import uuid
 
 import pytest
-from sqlalchemy import String, Uuid
+from sqlalchemy import CHAR, Enum, Integer, String, TypeDecorator, Uuid, select, text
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
+from sqlalchemy.types import UserDefinedType
 
 from pyramid_sqlalchemy_sessions import BaseMixin, SessionStore, UseridMixin
+from pyramid_sqlalchemy_sessions.comparing import is_exactly
+from pyramid_sqlalchemy_sessions.testing import DummySession
 from tests.application import Application, Browser, Full
-from tests.application import Base as SessionBase
 from tests.drivers import DRIVERS, open_engine, with_any_driver
 
 
@@ -36,15 +41,148 @@ class Drawn(UseridMixin, BaseMixin, Base):
 ALICE = uuid.UUID(int=7)
 
 
+class Spelled(UseridMixin, BaseMixin, Base):
+    """A session whose user is a UUID, which Python has as a text."""
+
+    __tablename__ = "spelled_session"
+    userid = mapped_column(Uuid(as_uuid=False))
+
+
+class Role(UseridMixin, BaseMixin, Base):
+    """A session whose user is one of a few."""
+
+    __tablename__ = "role_session"
+    userid = mapped_column(Enum("guest", "editor", name="role_of_session"))
+
+
+class Rank(enum.Enum):
+    """Whose names are shorter than its values."""
+
+    A = "private"
+    B = "general"
+
+
+class Ranked(UseridMixin, BaseMixin, Base):
+    """A session whose user is a member of an Enum."""
+
+    __tablename__ = "ranked_session"
+    userid = mapped_column(Enum(Rank))
+
+
+class Letter(str, enum.Enum):
+    """Members that are texts, longer than the column."""
+
+    A = "alpha"
+
+
+class Lettered(UseridMixin, BaseMixin, Base):
+    """A session whose user is such a member."""
+
+    __tablename__ = "lettered_session"
+    userid = mapped_column(Enum(Letter, native_enum=False))
+
+
+class GUID(TypeDecorator):
+    """The recipe of SQLAlchemy's documentation, before there was Uuid."""
+
+    impl = CHAR(32)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect):
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.UUID())
+        return dialect.type_descriptor(CHAR(32))
+
+    def process_bind_param(self, value, dialect):
+        if value is None or dialect.name == "postgresql":
+            return value
+        return (value if isinstance(value, uuid.UUID) else uuid.UUID(value)).hex
+
+    def process_result_value(self, value, dialect):
+        if value is None or isinstance(value, uuid.UUID):
+            return value
+        return uuid.UUID(value)
+
+
+class Recipe(UseridMixin, BaseMixin, Base):
+    """A session whose user is a UUID by that recipe."""
+
+    __tablename__ = "recipe_session"
+    userid = mapped_column(GUID)
+
+
+class Alias(TypeDecorator):
+    """A type that only has another name."""
+
+    impl = Integer
+    cache_ok = True
+
+
+class Aliased(UseridMixin, BaseMixin, Base):
+    """A session whose user is a number of that type."""
+
+    __tablename__ = "aliased_session"
+    userid = mapped_column(Alias)
+
+
+class Lower(TypeDecorator):
+    """A text in lower case."""
+
+    impl = String(30)
+    cache_ok = True
+
+    def process_bind_param(self, value, dialect):
+        return value if value is None else value.lower()
+
+
+class Lowered(UseridMixin, BaseMixin, Base):
+    """A session whose user is a name that has no case."""
+
+    __tablename__ = "lowered_session"
+    userid = mapped_column(Lower)
+
+
+class Key:
+    """What stands for a number in an application."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __eq__(self, other):
+        return isinstance(other, Key) and other.number == self.number
+
+    __hash__ = None
+
+
+class Keys(TypeDecorator):
+    """A number that Python has as a Key, and that can only be read as an int."""
+
+    impl = Integer
+    cache_ok = True
+
+    def process_bind_param(self, value, dialect):
+        return value if value is None else int(getattr(value, "number", value))
+
+    def process_result_value(self, value, dialect):
+        return value if value is None else Key(abs(value))
+
+
+class Keyed(UseridMixin, BaseMixin, Base):
+    """A session whose user is a Key."""
+
+    __tablename__ = "keyed_session"
+    userid = mapped_column(Keys)
+
+
 @pytest.fixture
 def engine(engine):
-    Base.metadata.create_all(engine)
-    Full.metadata.create_all(engine, [Full.__table__])
+    Full.__table__.create(engine)
     return engine
 
 
 def logged_in(engine, model, *users) -> Application:
     """Log users in, each in a browser of their own."""
+    model.__table__.create(engine, checkfirst=True)
     application = Application(engine, model)
     for user in users:
         Browser(application).visit(
@@ -65,13 +203,21 @@ USERS = {
     Full: (7, ["7"], ["7abc", "07", " 7", "", "x", 7.0, True, b"7", uuid.UUID(int=7)]),
     Drawn: (ALICE, [str(ALICE), ALICE.hex], ["x", 7, "7", b"x" * 16]),
     Named: ("alice", [], [7, 0, b"alice", True, ALICE]),
+    Spelled: (str(ALICE), [ALICE, ALICE.hex, f"{{{ALICE}}}"], ["x", 7, "7", b"x" * 16]),
+    Role: ("editor", [], ["Editor", "owner", "editor ", "", 1, Rank.A]),
+    Ranked: (Rank.B, [], ["B", "general", 1, Letter.A]),
+    Lettered: (Letter.A, [], ["A", "beta", 1, Rank.A]),
+    Recipe: (ALICE, [str(ALICE), ALICE.hex], ["x", "7"]),
+    Aliased: (7, ["7"], ["7abc", "x", 7.0, True]),
+    Lowered: ("alice", ["Alice", "ALICE"], [7, object()]),
+    Keyed: (Key(7), ["7"], ["x", object()]),
 }
 
 
 #: What the columns can't hold, on some database at least.
 TOO_LARGE = {
     Full: (2**31, -(2**31) - 1, 2**63, 2**64, -(2**200), "9" * 19),
-    Named: ("a" * 31, "a" * 100_000),
+    Named: ("a" * 31, "a" * 100_000, "\ud800", "alice\0", "alice\ud800"),
 }
 
 
@@ -86,8 +232,6 @@ def test_a_user_whom_the_column_cannot_hold(database_url, driver, model):
 
     @with_any_driver
     def work(engine):
-        for each in (Base.metadata, SessionBase.metadata):
-            each.create_all(engine)
         application = logged_in(engine, model, USERS[model][0])
         with Session(engine) as dbsession:
             store = store_of(application, dbsession)
@@ -98,6 +242,112 @@ def test_a_user_whom_the_column_cannot_hold(database_url, driver, model):
         assert application.row().userid == USERS[model][0]
 
     work(engine=open_engine(database_url, driver))
+
+
+class Foreign(UseridMixin, BaseMixin, Base):
+    """A session whose user is a name, in a character set that lacks most characters."""
+
+    __tablename__ = "foreign_session"
+    userid = mapped_column(
+        String(30).with_variant(mysql.VARCHAR(30, charset="latin1"), "mysql")
+    )
+
+
+class Padded(UseridMixin, BaseMixin, Base):
+    """A session whose user is a name of five characters."""
+
+    __tablename__ = "padded_session"
+    userid = mapped_column(CHAR(5))
+
+
+class Tiny(UseridMixin, BaseMixin, Base):
+    """A session whose user is a small number."""
+
+    __tablename__ = "tiny_session"
+    userid = mapped_column(Integer().with_variant(mysql.MEDIUMINT(), "mysql"))
+
+
+class Tiniest(UseridMixin, BaseMixin, Base):
+    """A session whose user is a smaller number."""
+
+    __tablename__ = "tiniest_session"
+    userid = mapped_column(Integer().with_variant(mysql.TINYINT(), "mysql"))
+
+
+@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+@pytest.mark.parametrize(
+    ("model", "user", "other"),
+    [
+        (Foreign, "alic\u00e9", "alic\U0001f600"),
+        (Foreign, "alic\u00e9", "\u4e2d\u6587"),
+        (Padded, "alice", "alic "),
+        (Tiny, 7, 2**23),
+        (Tiniest, 7, 2**7),
+    ],
+)
+def test_what_mariadb_would_change(engine, model, user, other):
+    """It's of no user, and can't be logged in as somebody else."""
+    application = logged_in(engine, model, user)
+    with Session(engine) as dbsession:
+        store = store_of(application, dbsession)
+        assert len(store.of_user(user)) == 1
+        assert store.of_user(other) == []
+        assert store.revoke_user(other) == 0
+        assert store.limit_user(other, 1) == 0
+    with pytest.raises((ValueError, DBAPIError)):
+        Browser(application).visit(lambda r: setattr(r.session, "userid", other))
+    assert application.row().userid == user
+
+
+@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+def test_other_errors_of_a_comparison(engine):
+    """They're not taken for a user who isn't there."""
+    application = logged_in(engine, Named)
+    Named.__table__.drop(engine)
+    with Session(engine) as dbsession, pytest.raises(DBAPIError, match="exist"):
+        store_of(application, dbsession).of_user("alic\u00e9")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_user_in_citext(engine):
+    """A type that has no case doesn't make two users one."""
+    application = logged_in(engine, Named, "alice", "Alice")
+    # The extension belongs to the whole database: it's never committed.
+    with Session(engine) as dbsession:
+        try:
+            dbsession.execute(text("CREATE EXTENSION IF NOT EXISTS citext"))
+        except DBAPIError:
+            pytest.skip("this PostgreSQL has no citext")
+        schema = dbsession.scalar(
+            text(
+                "SELECT extnamespace::regnamespace FROM pg_extension"
+                " WHERE extname = 'citext'"
+            )
+        )
+        dbsession.execute(
+            text(f"ALTER TABLE named_session ALTER userid TYPE {schema}.citext")
+        )
+        store = store_of(application, dbsession)
+        assert [each.userid for each in store.of_user("alice")] == ["alice"]
+        assert store.revoke_user("ALICE") == 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_user_is_found_by_the_index(engine):
+    """That the comparison is exact doesn't keep PostgreSQL from the index."""
+    application = logged_in(engine, Named, "alice")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE INDEX by_user ON named_session (userid)"))
+    with Session(engine) as dbsession:
+        dbsession.execute(text("SET enable_seqscan = off"))
+        condition = store_of(application, dbsession)._is_users("alice")
+        query = str(
+            select(Named.id)
+            .where(condition)
+            .compile(engine, compile_kwargs={"literal_binds": True})
+        )
+        plan = dbsession.scalars(text(f"EXPLAIN {query}")).all()
+    assert "by_user" in plan[0]
 
 
 @pytest.mark.parametrize("model", USERS, ids=lambda model: model.__name__)
@@ -124,7 +374,7 @@ def test_a_user(engine, model):
 def test_the_user_of_a_session(engine, model):
     """Assigning another spelling is no change, and what is refused changes nothing."""
     user, spellings, wrong = USERS[model]
-    application = Application(engine, model)
+    application = logged_in(engine, model)
     browser = Browser(application)
     browser.visit(lambda request: setattr(request.session, "userid", user))
     cookie = browser.cookie
@@ -209,3 +459,43 @@ def test_what_is_no_id_names_no_session(engine, wrong):
             with pytest.raises(TypeError, match="keep"):
                 store.revoke_user(7, keep=wrong)
         assert len(store.of_user(7)) == 1
+
+
+def test_type_that_reads_only_what_the_driver_returns():
+    """A text that it can't read is passed on as it is."""
+
+    class Numbers(TypeDecorator):
+        """A number that's sent as a text."""
+
+        impl = Integer
+        cache_ok = True
+
+        def process_bind_param(self, value, dialect):
+            return value if value is None else str(value)
+
+        def process_result_value(self, value, dialect):
+            return value if value is None else abs(value)
+
+    body = {"__tablename__": "numbered_session", "userid": mapped_column(Numbers)}
+    model = type("Numbered", (UseridMixin, BaseMixin, Base), body)
+    for user in ("7", 7):
+        assert DummySession(model_class=model, userid=user).userid == user
+
+
+def test_type_that_says_nothing_of_python():
+    """Whatever it's given is passed on."""
+
+    class Address(UserDefinedType):
+        """A type that SQLAlchemy doesn't know."""
+
+        cache_ok = True
+
+    body = {"__tablename__": "address_session", "userid": mapped_column(Address)}
+    model = type("Addressed", (UseridMixin, BaseMixin, Base), body)
+    user = object()
+    assert DummySession(model_class=model, userid=user).userid is user
+
+
+def test_other_databases_compare_as_they_do():
+    """How to be exact isn't known of them."""
+    assert str(is_exactly(Named.__table__.c.userid, "alice", "oracle")) == "true"

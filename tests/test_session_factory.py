@@ -282,14 +282,16 @@ def ask_dummy(sqlite_engine):
     Full.__table__.create(sqlite_engine)
     factory = get_session_factory(AESGCMSerializer(SECRET), Full)
 
-    def ask(question, cookie=None):
+    def ask(question, cookie=None, **given):
         manager = explicit_manager(None)
         dbsession = sessionmaker(sqlite_engine)()
         zope.sqlalchemy.register(dbsession, transaction_manager=manager)
         environ = {"tm.active": True, "tm.manager": manager}
         if cookie is not None:
             environ["HTTP_COOKIE"] = f"session={cookie}"
-        request = testing.DummyRequest(environ=environ, tm=manager, dbsession=dbsession)
+        request = testing.DummyRequest(
+            environ=environ, tm=manager, dbsession=dbsession, **given
+        )
         with manager:
             answer = question(factory(request))
         request._process_response_callbacks(request.response)
@@ -304,6 +306,9 @@ def test_dummy_request(ask_dummy):
     _, header = ask_dummy(lambda session: session.update(a=1))
     cookie = header.removeprefix("session=").partition(";")[0]
     assert ask_dummy(dict, cookie) == ({"a": 1}, "")
+    assert ask_dummy(dict, cookies={"session": cookie}) == ({"a": 1}, "")
+    assert ask_dummy(dict, cookies={"another": cookie})[0] == {}
+    assert ask_dummy(dict, cookies={"session": "nonsense"})[0] == {}
     _, header = ask_dummy(lambda session: session.invalidate(), cookie)
     assert "Max-Age=0" in header
     assert ask_dummy(dict, "nonsense")[0] == {}
