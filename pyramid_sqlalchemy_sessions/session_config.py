@@ -91,16 +91,17 @@ class SessionConfig:
         features = features_of(model_class)
         _check_mixins(given, settings, model_class, prefix)
         names = [*BASE_COLUMNS, *(name for each in features for name in each.columns)]
+        is_json = issubclass(model_class, JSONDataMixin)
+        seal = _seal_of(model_class, data_keys, settings.encrypted_accept_plain)
+        expired = partial(_expired, features, settings)
+        try:
+            table = Table(model_class, names, is_json, seal, expired)
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"{prefix or ''}model_class: {exc}") from exc
         return cls(
             settings,
             SessionCookie(settings.cookie_name, serializer),
-            Table(
-                model_class,
-                names,
-                issubclass(model_class, JSONDataMixin),
-                _seal_of(model_class, data_keys, settings.encrypted_accept_plain),
-                partial(_expired, features, settings),
-            ),
+            table,
             features,
             _those_with("has_expired", features),
             _those_with("due", features),

@@ -990,7 +990,9 @@ def test_lines_on_a_terminal(engine, configure, sessions):
     shown = run_on_terminal(
         configure(idle_timeout=1000), "--batch-size=1", without="tqdm"
     )
-    assert shown.splitlines() == ["Expired sessions: 1/2", "Expired sessions: 2/2"]
+    *lines, last = shown.splitlines()
+    assert lines == ["Expired sessions: 1/2", "Expired sessions: 2/2"]
+    assert last.startswith("Deleted 2 expired rows of Both")
     assert left(engine, Both) == {sessions}
 
 
@@ -1013,7 +1015,10 @@ def test_lines_now_and_then(monkeypatch, capsys):
 def test_no_lines(engine, configure, sessions, stderr):
     """Nor are there any where there would be no progress bar."""
     arguments = [configure(idle_timeout=1000), *(["--quiet"] if stderr else [])]
-    assert run_on_terminal(*arguments, stderr=stderr, without="tqdm") == ""
+    shown = run_on_terminal(*arguments, stderr=stderr, without="tqdm")
+    lines = shown.splitlines()
+    assert [line for line in lines if not line.startswith("Deleted 2 expired")] == []
+    assert len(lines) == (0 if stderr else 1)
     assert left(engine, Both) == {sessions}
 
 
@@ -1027,7 +1032,9 @@ def test_no_progress_bar_if_quiet(engine, configure, sessions):
 @on_sqlite
 def test_no_progress_bar_in_a_file(engine, configure, sessions):
     """Where the errors go elsewhere, there is no progress bar in them."""
-    assert run_on_terminal(configure(idle_timeout=1000), stderr=False) == ""
+    shown = run_on_terminal(configure(idle_timeout=1000), stderr=False)
+    assert shown.startswith("Deleted 2 expired rows of Both")
+    assert len(shown.splitlines()) == 1
     assert left(engine, Both) == {sessions}
 
 

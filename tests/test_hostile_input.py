@@ -139,7 +139,7 @@ def test_cookie_that_browsers_would_drop() -> None:
     """A cookie of more than 4096 characters, with its name, is an error."""
     ticket = Ticket(new_id())
     assert len(SessionCookie("name", Verbose(4092)).seal(ticket)) == 4092
-    with pytest.raises(ValueError, match=r"4 \+ 4093 characters; browsers keep 4096"):
+    with pytest.raises(ValueError, match=r"4 \+ 4093 characters .*4096"):
         SessionCookie("name", Verbose(4093)).seal(ticket)
 
 

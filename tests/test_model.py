@@ -1207,7 +1207,7 @@ def test_what_cannot_be_registered() -> None:
         (some, NoMixin, "NoMixin must have BaseMixin among its bases"),
         (some, None, "None must have BaseMixin"),
         (some, NoTable, "NoTable must have a __tablename__"),
-        (some, Plain, "Plain is mapped already"),
+        (some, Plain, "Plain is already mapped"),
         (object, NoTable, "base must be a declarative base or a registry"),
     ):
         with pytest.raises(ConfigurationError, match=message):

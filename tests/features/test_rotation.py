@@ -376,7 +376,7 @@ def test_late_session_stores_nothing(late, caplog, act):
     assert late.cookie == cookie
     (record,) = caplog.records
     assert record.levelno == logging.INFO
-    assert "not stored" in record.getMessage()
+    assert "isn't stored" in record.getMessage()
 
 
 def test_late_session_that_is_only_read(late, caplog):

@@ -62,7 +62,7 @@ class Owner(Base):
 class Owned(UseridMixin, BaseMixin, Base):
     """A session that refers to its user."""
 
-    __tablename__ = "owned_session"
+    __tablename__ = "shopper_owned_session"
     userid = mapped_column(Integer, ForeignKey(Owner.id, ondelete="CASCADE"))
 
 
