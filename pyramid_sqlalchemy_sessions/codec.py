@@ -266,14 +266,21 @@ _TAGS: tuple[tuple[type[Any], str, Callable[[Any], Any], Callable[[Any], Any]], 
     ),
 )
 _BASES: tuple[type[Any], ...] = (int, float, list, dict)
-_FROM_JSON = {tag: from_json for _, tag, _, from_json in _TAGS}
+_FROM_JSON: dict[str, Callable[[Any], Any]] = {
+    **{tag: from_json for _, tag, _, from_json in _TAGS},
+    "$int": int,
+    "$float": float,
+}
 
 
 def _tagged(value: Any, depth: int = 0) -> Any:
     """Return what JSON can hold instead of a value, ``depth`` levels deep."""
     kind: type[Any] = type(value)
-    if kind is str or value is None or kind is bool or kind is float:
+    if kind is str or value is None or kind is bool:
         return value
+    if kind is float:
+        # As a Decimal, one of 17 digits looks like an int: see _from_decimal.
+        return {"$float": repr(value)} if 1e16 <= abs(value) < 1e17 else value
     if kind is int:
         # More than 64 bits is too much for some JSON libraries.
         return value if -(2**63) <= value < 2**63 else {"$int": str(value)}
@@ -322,8 +329,6 @@ def _untagged(value: Any) -> Any:
             return tuple(_untagged(each) for each in held)
         if tag == "$items":
             return {_untagged(key): _untagged(each) for key, each in held}
-        if tag == "$int":
-            return int(held)
         from_json = _FROM_JSON.get(tag)
         if from_json is not None:
             return from_json(_untagged(held))

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import DeclarativeBase
@@ -88,6 +88,8 @@ STORED: list[tuple[Any, Any]] = [
     (b"\0\xff", {"$bytes": "AP8="}),
     ((1, (2,)), {"$tuple": [1, {"$tuple": [2]}]}),
     (2**63, {"$int": "9223372036854775808"}),
+    (3.5041693667185596e16, {"$float": "3.5041693667185596e+16"}),
+    (-1e16, {"$float": "-1e+16"}),
     ({1: 2}, {"$items": [[1, 2]]}),
     ({(1, 2): 3, "a": 4}, {"$items": [[{"$tuple": [1, 2]}, 3], ["a", 4]]}),
     ({"$a": 1}, {"$dict": {"$a": 1}}),
@@ -239,6 +241,7 @@ TAGS = st.sampled_from(
         "$bytes",
         "$tuple",
         "$int",
+        "$float",
         "$items",
         "$dict",
         "$",
@@ -260,6 +263,7 @@ NESTED = st.recursive(
 
 
 @given(NESTED)
+@example(3.5041693667185596e16)
 def test_any_value(value: Any) -> None:
     """Whatever is made of these types comes back equal, and is stored alike again."""
     for dumps, loads in (

@@ -286,6 +286,7 @@ def tagged() -> dict[str, tuple[object, object]]:
         "bytes": b"\0\1\2",
         "tuple": (1, 2),
         "int": 2**64,
+        "float": 1.5e16,
         "items": {1: "one", 2: "two"},
         "dict": {"$price": 5},
     }
