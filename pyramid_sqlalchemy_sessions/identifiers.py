@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 import uuid
 
-__all__ = ["TOKEN_SIZE", "is_same_id", "new_id", "new_token"]
+__all__ = ["TOKEN_SIZE", "is_same_id", "new_id", "new_token", "token_text"]
 
 #: The size of a CSRF token, in bytes.
 TOKEN_SIZE = 20
@@ -25,6 +26,11 @@ def new_id() -> uuid.UUID:
 def new_token() -> bytes:
     """Draw a CSRF token: 20 random bytes."""
     return secrets.token_bytes(TOKEN_SIZE)
+
+
+def token_text(token: bytes) -> str:
+    """Return a CSRF token as forms have it: padded urlsafe base64."""
+    return base64.urlsafe_b64encode(token).decode("ascii")
 
 
 def is_same_id(one: uuid.UUID | None, other: uuid.UUID | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from .exceptions import InconsistentDataError
 from .features.csrf import CSRF
 from .features.userid import Userid, userid_for
 from .host import csrf_key_of
-from .identifiers import TOKEN_SIZE, new_token
+from .identifiers import TOKEN_SIZE, new_token, token_text
 from .serializer import Serializer
 from .session_config import SessionConfig
 from .session_dict import SessionDict, Visitor
@@ -135,7 +134,7 @@ class Session(SessionDict):
         if key is not None:
             try:
                 if state.data.has(key):
-                    state.data.set(key, _token_text(new_token()))
+                    state.data.set(key, token_text(new_token()))
             except InconsistentDataError:  # then the token can't be read either
                 pass
 
@@ -192,7 +191,7 @@ class Session(SessionDict):
         self._require(CSRF)
         token = new_token()
         self._write().assign({"csrf_token": token})
-        return _token_text(token)
+        return token_text(token)
 
     def get_csrf_token(self) -> str:
         """Return the CSRF token, or a new one if there isn't one yet.
@@ -209,7 +208,7 @@ class Session(SessionDict):
                 f" {TOKEN_SIZE} bytes: was it written by another program? Set it"
                 " to NULL"
             )
-        return _token_text(token)
+        return token_text(token)
 
     @property
     def userid(self) -> Any:
@@ -288,10 +287,6 @@ class Session(SessionDict):
     def _require(self, feature: type[CSRF] | type[Userid]) -> None:
         if not self._config.has(feature):
             raise NotImplementedError(self._config.lacking(feature))
-
-
-def _token_text(token: bytes) -> str:
-    return base64.urlsafe_b64encode(token).decode("ascii")
 
 
 @implementer(ISessionFactory)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -12,6 +11,7 @@ from pyramid.interfaces import IResponse
 from sqlalchemy.orm.exc import StaleDataError
 
 from .exceptions import InconsistentDataError
+from .identifiers import token_text
 from .outcome import Outcome
 from .state import State
 from .table import Row
@@ -74,7 +74,7 @@ def secrets_of(state: State, csrf_key: str | None) -> Iterator[str]:
     """Yield a session's ids and CSRF token as an application may write them."""
     for name, value in {**(state.loaded or {}), **state.values}.items():
         if name == "csrf_token":
-            yield "" if value is None else base64.urlsafe_b64encode(value).decode()
+            yield "" if value is None else token_text(value)
         elif isinstance(value, UUID) and name != "userid":
             yield from (str(value), value.hex, str(value.int))
     if csrf_key is not None:
